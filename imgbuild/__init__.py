@@ -1,0 +1,83 @@
+"""Build OCI images from Dockerfiles without a daemon and without root.
+
+The public names are resolved on first use, so that importing the package loads nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imgbuild.api import (
+        BuildResult,
+        ImageInfo,
+        StepResult,
+        build,
+        images,
+        inspect,
+        plan,
+        pull,
+        push,
+        remove,
+        reset,
+        run,
+        tag,
+    )
+    from imgbuild.errors import ImgbuildError, StepFailedError
+    from imgbuild.options import BuildOptions, Output, RegistryOptions
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    **dict.fromkeys(
+        (
+            "BuildResult",
+            "ImageInfo",
+            "StepResult",
+            "build",
+            "images",
+            "inspect",
+            "plan",
+            "pull",
+            "push",
+            "remove",
+            "reset",
+            "run",
+            "tag",
+        ),
+        "imgbuild.api",
+    ),
+    **dict.fromkeys(("ImgbuildError", "StepFailedError"), "imgbuild.errors"),
+    **dict.fromkeys(("BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"),
+}
+
+__all__ = [
+    "BuildOptions",
+    "BuildResult",
+    "ImageInfo",
+    "ImgbuildError",
+    "Output",
+    "RegistryOptions",
+    "StepFailedError",
+    "StepResult",
+    "build",
+    "images",
+    "inspect",
+    "plan",
+    "pull",
+    "push",
+    "remove",
+    "reset",
+    "run",
+    "tag",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

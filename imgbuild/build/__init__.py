@@ -1,0 +1,1 @@
+"""The engine: for each step a cached layer, or a new one."""

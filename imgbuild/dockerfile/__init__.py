@@ -1,0 +1,1 @@
+"""Text of a Dockerfile to typed instructions with spans; no I/O."""

@@ -1,0 +1,1 @@
+"""Layer tars: entries, index, deterministic writer, hardened reader, compression."""

@@ -1,0 +1,47 @@
+"""What a layer says about one path."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from imgbuild.oci.digest import Digest
+
+# A path inside an image: relative, no leading or trailing slash, bytes because names in layers
+# need not be UTF-8. The root itself is b"".
+ImagePath = bytes
+
+# "whiteout" says that a lower path is gone, "opaque" that everything below a lower directory is.
+# Opaque markers are understood when read and never written.
+EntryType = Literal[
+    "file", "dir", "symlink", "hardlink", "char", "block", "fifo", "whiteout", "opaque"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One path of a layer.
+
+    `mode` is the permission bits with suid, sgid and sticky (07777). `mtime` is in whole
+    seconds since 1970. `size` is of a file's content in bytes. `linkname` is a symlink's text, or
+    the `ImagePath` a hard link points at. For a whiteout, `path` is the path that is gone; for
+    an opaque marker, the directory that is emptied. `digest` is of a file's content; `offset` is where that content
+    starts in the uncompressed tar.
+    """
+
+    path: ImagePath
+    type: EntryType
+    mode: int = 0o644
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0
+    size: int = 0
+    linkname: bytes = b""
+    rdev: tuple[int, int] | None = None
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    digest: Digest | None = None
+    offset: int = 0
+
+
+def sort_key(path: ImagePath) -> list[bytes]:
+    """Order paths by components, so that a directory is followed by all that is below it."""
+    return path.split(b"/")

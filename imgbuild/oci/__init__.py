@@ -1,0 +1,1 @@
+"""OCI documents as typed values: digests, descriptors, references, configs, manifests."""

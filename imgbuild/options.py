@@ -1,0 +1,63 @@
+"""Frozen option records: the only home of defaults. The command line adds flags, nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+NetworkMode = Literal["default", "host", "none"]
+ProgressMode = Literal["auto", "tty", "plain", "quiet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One `--output`: an OCI layout (`oci`, a tar or a directory) or a `docker load` tar (`docker`)."""
+
+    type: Literal["oci", "docker"]
+    dest: Path
+    tar: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryOptions:
+    """How registries are reached.
+
+    `docker_config` is the folder of docker's `config.json`; `proxies` maps `http`, `https`
+    and `no` to what `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` would hold.
+    """
+
+    docker_config: Path | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    ca_file: Path | None = None
+    jobs: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Everything a build can be told.
+
+    `dockerfile` defaults to `Dockerfile` (then `dockerfile`) in the context. `build_contexts`
+    maps a name of FROM or COPY --from to a source (`oci-layout://`, `docker-image://`,
+    `host://`, a directory). `source_date_epoch` clamps newer times of what the build makes,
+    in seconds since 1970. `search_path` is where `host://` looks for programs.
+    """
+
+    context: Path
+    dockerfile: Path | None = None
+    tags: tuple[str, ...] = ()
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    build_contexts: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
+    platform: str | None = None
+    no_cache: bool = False
+    pull: bool = False
+    push: bool = False
+    network: NetworkMode = "default"
+    outputs: tuple[Output, ...] = ()
+    iidfile: Path | None = None
+    metadata_file: Path | None = None
+    source_date_epoch: int | None = None
+    store: Path | None = None
+    registry: RegistryOptions = field(default_factory=RegistryOptions)
+    search_path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

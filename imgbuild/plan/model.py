@@ -1,0 +1,152 @@
+"""The build plan: values that say everything about a build before anything of it runs."""
+
+from dataclasses import dataclass
+from typing import Literal, NewType
+
+from imgbuild.errors import Span
+from imgbuild.oci.config import HistoryEntry, ImageConfig
+from imgbuild.oci.descriptor import Layer
+from imgbuild.oci.digest import Digest
+from imgbuild.oci.platform import Platform
+
+CacheKey = NewType("CacheKey", str)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseImage:
+    """An image that FROM or COPY --from names, resolved: its config and layers, bottom first."""
+
+    name: str
+    digest: Digest | None
+    config: ImageConfig
+    layers: tuple[Layer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSource:
+    """Files come from a build context; the empty name is the main one."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSource:
+    """Files come from an earlier stage of this build."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """Files come from an image that is no stage."""
+
+    image: BaseImage
+
+
+Source = ContextSource | StageSource | ImageSource
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """Run `argv`. `env` is complete and in order; `hidden_env` (proxies) is set but in no key or history.
+
+    `user` is as USER has it, looked up in the root when it runs; empty is root.
+    """
+
+    span: Span
+    name: str
+    created_by: str
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...]
+    hidden_env: tuple[tuple[str, str], ...]
+    cwd: str
+    user: str
+    network: Literal["default", "host", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyStep:
+    """COPY or ADD (`unpack`: local archives are extracted).
+
+    `sources` are relative to the source's root, without leading slash; `dest` is absolute and
+    keeps a trailing slash. `chmod` is the mode given in octal.
+    """
+
+    span: Span
+    name: str
+    created_by: str
+    source: Source
+    sources: tuple[str, ...]
+    dest: str
+    chown: str | None
+    chmod: int | None
+    unpack: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkdirStep:
+    """Make `path` (absolute, cleaned, not `/`) where it does not exist, owned by `user`."""
+
+    span: Span
+    name: str
+    created_by: str
+    path: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetaStep:
+    """Only a line of history: the config was folded when the plan was made."""
+
+    span: Span
+    created_by: str
+
+
+Step = RunStep | CopyStep | WorkdirStep | MetaStep
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchBase:
+    """FROM scratch: no layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageBase:
+    """FROM an earlier stage."""
+
+    index: int
+
+
+Base = ScratchBase | StageBase | BaseImage
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage that the target needs.
+
+    `config` is final but for diff ids, history and times, which the engine fills in;
+    `base_history` is what the base brought. `title` is the progress name of its FROM
+    (`[build 1/5] FROM docker.io/library/debian:12`), None for scratch.
+    """
+
+    index: int
+    name: str
+    span: Span
+    base: Base
+    title: str | None
+    steps: tuple[Step, ...]
+    config: ImageConfig
+    base_history: tuple[HistoryEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """The stages that the target needs, in the order in which they can be built."""
+
+    platform: Platform
+    stages: tuple[Stage, ...]
+    target: int
+
+    def stage(self, index: int) -> Stage:
+        """Return the stage with the Dockerfile's number `index`."""
+        return next(stage for stage in self.stages if stage.index == index)

@@ -1,0 +1,1 @@
+"""Where a RUN step runs: what this host allows, id maps, launching, sessions."""

@@ -1,0 +1,1 @@
+"""The stand-alone half that runs inside the namespaces."""

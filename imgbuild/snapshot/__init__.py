@@ -1,0 +1,1 @@
+"""Root file systems: look-ups over layer indexes, unpacked trees, changes."""
