@@ -1,0 +1,159 @@
+"""Command-line flags that several commands share, and the values they are turned into."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from imgbuild.cli import environment
+from imgbuild.errors import UsageError
+from imgbuild.options import Output, RegistryOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def store_option(function: F) -> F:
+    """Add `--store`; the value is a path, the environment's choice by default."""
+    return click.option(
+        "--store",
+        metavar="DIR",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=environment.default_store,
+        show_default="$IMGBUILD_STORE, else $XDG_DATA_HOME/imgbuild",
+        help="The folder that keeps images and the cache.",
+    )(function)
+
+
+def progress_option(function: F) -> F:
+    """Add `--progress`."""
+    return click.option(
+        "--progress",
+        type=click.Choice(["auto", "tty", "plain", "quiet"]),
+        default="auto",
+        show_default=True,
+        help="How to show what goes on.",
+    )(function)
+
+
+def plan_options(function: F) -> F:
+    """Add the flags that decide what is built; `build` and `plan` share them."""
+    flags = [
+        click.argument("context", metavar="PATH", type=click.Path(path_type=Path), default="."),
+        click.option(
+            "-f",
+            "--file",
+            "dockerfile",
+            metavar="PATH",
+            type=click.Path(path_type=Path),
+            help="The Dockerfile (default: PATH/Dockerfile); - is standard input.",
+        ),
+        click.option(
+            "--build-arg",
+            "build_args",
+            metavar="NAME[=VALUE]",
+            multiple=True,
+            help="Set an ARG; without a value, from the environment.",
+        ),
+        click.option(
+            "--build-context",
+            "build_contexts",
+            metavar="NAME=SOURCE",
+            multiple=True,
+            help="Name a source for FROM and COPY --from: a directory, oci-layout://PATH[:TAG], "
+            "docker-image://NAME or host://PROGRAM,….",
+        ),
+        click.option(
+            "--label", "labels", metavar="NAME=VALUE", multiple=True, help="Label the image."
+        ),
+        click.option("--target", metavar="STAGE", help="The stage to build."),
+        click.option("--platform", metavar="OS/ARCH", help="The platform of the image."),
+        click.option(
+            "--network",
+            type=click.Choice(["default", "host", "none"]),
+            default="default",
+            show_default=True,
+            help="The network that RUN sees.",
+        ),
+        click.option("--pull", is_flag=True, help="Ask the registry for base images again."),
+        click.option(
+            "--timestamp",
+            metavar="SECONDS",
+            help="Clamp newer times of what is built (default: $SOURCE_DATE_EPOCH).",
+        ),
+    ]
+    for flag in reversed(flags):
+        function = flag(function)
+    return store_option(function)
+
+
+def pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
+    """Read `NAME=VALUE` texts of `flag`."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"invalid {flag}: {text!r}", hint="write it as NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def build_fields(
+    *,
+    context: Path,
+    dockerfile: Path | None,
+    build_args: tuple[str, ...],
+    build_contexts: tuple[str, ...],
+    labels: tuple[str, ...],
+    timestamp: str | None,
+    **rest: Any,
+) -> dict[str, Any]:
+    """Turn the flags of `plan_options` into fields of `BuildOptions`."""
+    given = (environment.build_arg(text) for text in build_args)
+    epoch = environment.source_date_epoch() if timestamp is None else None
+    return {
+        "context": context,
+        "dockerfile": dockerfile,
+        "build_args": dict(pair for pair in given if pair is not None),
+        "build_contexts": pairs(build_contexts, "--build-context"),
+        "labels": pairs(labels, "--label"),
+        "source_date_epoch": epoch if timestamp is None else environment.parse_epoch(timestamp),
+        "registry": environment.registry_options(),
+        "search_path": environment.search_path(),
+        **rest,
+    }
+
+
+_OUTPUT_KEYS = frozenset({"type", "dest", "tar"})
+
+
+def output(text: str) -> Output:
+    """Read one `--output`: `type=oci|docker,dest=PATH[,tar=false]`."""
+    fields = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals or key not in _OUTPUT_KEYS:
+            raise UsageError(
+                f"invalid --output: {part!r}",
+                hint="write it as type=oci,dest=FILE, type=oci,tar=false,dest=DIR or type=docker,dest=FILE",
+            )
+        fields[key] = value
+    kind, dest = fields.get("type"), fields.get("dest")
+    if kind not in {"oci", "docker"}:
+        raise UsageError(
+            f"unsupported --output type: {kind or 'none given'}",
+            hint="types are oci and docker; every build is kept in the store as well",
+        )
+    if not dest:
+        raise UsageError("--output needs dest=PATH", hint=f"for example type={kind},dest=image.tar")
+    if fields.get("tar", "true") not in {"true", "false"}:
+        raise UsageError(f"invalid --output: tar={fields['tar']}", hint="tar is true or false")
+    tar = fields.get("tar", "true") == "true"
+    if kind == "docker" and not tar:
+        raise UsageError("--output type=docker is always a tar", hint="use type=oci,tar=false")
+    return Output("oci" if kind == "oci" else "docker", Path(dest), tar)
+
+
+def registry_fields() -> RegistryOptions:
+    """Return what the environment says about registries."""
+    return environment.registry_options()

@@ -1,0 +1,27 @@
+"""`imgbuild doctor`."""
+
+from pathlib import Path
+
+import click
+
+from imgbuild.cli import environment
+from imgbuild.cli.arguments import store_option
+
+
+@click.command("doctor")
+@store_option
+def doctor_command(store: Path) -> None:
+    """Tell what this host allows, which way RUN takes, and what to change for a better one."""
+    from imgbuild import api
+
+    report = api.doctor(store=store, search_path=environment.search_path())
+    click.echo(f"store     {store}")
+    click.echo(f"ids       {report.idmap.describe()}")
+    for check in report.checks:
+        click.echo(f"{'ok' if check.ok else 'FAILED':9} {check.name}: {check.detail}")
+        if check.remedy and not check.ok:
+            click.echo(f"          remedy: {check.remedy}")
+    if report.tier is None:
+        click.echo("RUN       not possible on this host; builds without RUN work")
+        raise click.exceptions.Exit(5)
+    click.echo(f"RUN       tier {report.tier}")

@@ -1,0 +1,75 @@
+"""The only module that reads the process environment; everything else is told."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from imgbuild.errors import UsageError
+from imgbuild.options import RegistryOptions
+
+
+def default_store() -> Path:
+    """Return `IMGBUILD_STORE`, else `imgbuild` in `XDG_DATA_HOME` (~/.local/share)."""
+    if explicit := os.environ.get("IMGBUILD_STORE"):
+        return Path(explicit)
+    data = os.environ.get("XDG_DATA_HOME", "")
+    # The XDG specification says that relative paths are to be ignored.
+    folder = Path(data) if data.startswith("/") else Path.home() / ".local" / "share"
+    return folder / "imgbuild"
+
+
+def source_date_epoch() -> int | None:
+    """Return `SOURCE_DATE_EPOCH` in seconds, None when unset or empty."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return parse_epoch(text) if text else None
+
+
+def parse_epoch(text: str) -> int:
+    """Read a number of seconds since 1970; raise `UsageError` with BuildKit's words."""
+    if not text.isascii() or not text.isdigit():
+        raise UsageError(
+            f"invalid SOURCE_DATE_EPOCH: {text}", hint="give a number of seconds since 1970"
+        )
+    return int(text)
+
+
+def registry_options() -> RegistryOptions:
+    """Collect what concerns registries: `DOCKER_CONFIG`, the proxies and `SSL_CERT_FILE`."""
+    config = os.environ.get("DOCKER_CONFIG")
+    certificates = os.environ.get("SSL_CERT_FILE")
+    return RegistryOptions(
+        docker_config=Path(config) if config else Path.home() / ".docker",
+        proxies=_proxies(),
+        ca_file=Path(certificates) if certificates else None,
+    )
+
+
+def _proxies() -> Mapping[str, str]:
+    found = {}
+    for key in ("http", "https", "no"):
+        # Lower case wins, as in curl; HTTP_PROXY alone is unsafe under CGI, which we never are.
+        value = os.environ.get(f"{key}_proxy") or os.environ.get(f"{key.upper()}_PROXY")
+        if value:
+            found[key] = value
+    return found
+
+
+def search_path() -> str:
+    """Return `PATH`, or a usual one when it is unset."""
+    return os.environ.get("PATH") or "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+def build_arg(text: str) -> tuple[str, str] | None:
+    """Read one --build-arg: `NAME=VALUE`, or `NAME`, whose value is the environment's (None: unset)."""
+    name, equals, value = text.partition("=")
+    if not name:
+        raise UsageError(f"invalid build argument: {text!r}", hint="write it as NAME=VALUE")
+    if equals:
+        return name, value
+    inherited = os.environ.get(name)
+    return None if inherited is None else (name, inherited)
+
+
+def colours() -> bool:
+    """Tell whether colours are welcome (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,95 @@
+"""The entry point: a table of commands, and the one place where exceptions become exit codes."""
+
+import signal
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from types import FrameType
+
+import click
+
+from imgbuild.errors import ImgbuildError
+
+# name: (module, one line of help); the function is named like the command, with _command behind it.
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "build": ("build", "Build an image from a Dockerfile (the default command)."),
+    "run": ("run", "Run a command in a throw-away root made of an image."),
+    "images": ("images", "List the images of the local store."),
+    "inspect": ("images", "Show an image's manifest and config as JSON."),
+    "tag": ("images", "Give an image another name."),
+    "rm": ("images", "Remove names from the local store."),
+    "pull": ("transfers", "Copy an image from a registry into the local store."),
+    "push": ("transfers", "Copy an image from the local store to a registry."),
+    "plan": ("plan", "Show what a build would do, without doing it."),
+    "doctor": ("doctor", "Tell what this host allows, and what to change."),
+    "reset": ("images", "Empty the local store."),
+}
+
+
+class CommandTable(click.Group):
+    """Commands that are imported when chosen; `imgbuild -t NAME .` means `imgbuild build -t NAME .`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"imgbuild.cli.{COMMANDS[cmd_name][0]}_commands")
+        command = getattr(module, f"{cmd_name}_command")
+        assert isinstance(command, click.Command)  # noqa: S101  the table is ours
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}:
+            args = ["build", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    cls=CommandTable,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="'imgbuild -t NAME .' is short for 'imgbuild build -t NAME .'.",
+)
+@click.version_option(
+    import_module("imgbuild").__version__, message="imgbuild %(version)s", prog_name="imgbuild"
+)
+def command_line() -> None:
+    """Build OCI images from Dockerfiles without a daemon and without root."""
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    """Unwind on SIGTERM as on Ctrl-C, so that nothing half made is left."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        status = command_line.main(args=args, prog_name="imgbuild", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our standard output went away; Python would complain once more at exit.
+        sys.stdout = None
+        return 128 + signal.SIGPIPE
+    except ImgbuildError as error:
+        from imgbuild.cli import report
+
+        return report.show(error)
+    except Exception as error:
+        from imgbuild.cli import report
+
+        return report.show_bug(error)
+    return status if isinstance(status, int) else 0

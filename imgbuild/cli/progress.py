@@ -1,0 +1,109 @@
+"""Show the events of a build: plain lines, nothing, or a live terminal (`cli/terminal.py`)."""
+
+import codecs
+import sys
+import time
+from typing import TextIO, assert_never
+
+from imgbuild.cli import environment
+from imgbuild.cli.text import sanitise, size
+from imgbuild.events import (
+    BuildFinished,
+    BuildStarted,
+    Event,
+    EventSink,
+    Notice,
+    StepFinished,
+    StepOutput,
+    StepStarted,
+    TransferProgress,
+    ignore,
+)
+from imgbuild.options import ProgressMode
+
+
+class LineSplitter:
+    """Cut the output of a step into lines; bytes that are not UTF-8 are shown as U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def feed(self, data: bytes, *, final: bool = False) -> list[str]:
+        """Return the lines that `data` completes; `final` flushes an unfinished one."""
+        text = self._rest + self._decoder.decode(data, final)
+        # A progress bar's carriage returns would overwrite our prefix: each is a line of its own.
+        *lines, self._rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        if final and self._rest:
+            lines.append(self._rest)
+            self._rest = ""
+        return lines
+
+
+class PlainProgress:
+    """One line per event, as `docker build --progress=plain` prints them."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._started: dict[int, float] = {}
+        self._lines: dict[tuple[int, str], LineSplitter] = {}
+        self._transfers: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case BuildStarted():
+                pass
+            case StepStarted():
+                self._started[event.number] = time.monotonic()
+                self._print(f"#{event.number} {event.name}")
+            case StepOutput():
+                key = (event.number, event.stream)
+                splitter = self._lines.setdefault(key, LineSplitter())
+                self._output(event.number, splitter.feed(event.data))
+            case StepFinished():
+                self._finish(event)
+            case TransferProgress():
+                self._transfer(event)
+            case Notice():
+                self._print(f"notice: {event.message}")
+            case BuildFinished():
+                self._print(f"{event.digest} built in {event.seconds:.1f}s")
+                for name in event.names:
+                    self._print(f"named {name}")
+            case _:
+                assert_never(event)
+
+    def _output(self, number: int, lines: list[str]) -> None:
+        seconds = time.monotonic() - self._started.get(number, time.monotonic())
+        for line in lines:
+            self._print(f"#{number} {seconds:.3f} {line}")
+
+    def _finish(self, event: StepFinished) -> None:
+        for stream in ("stdout", "stderr"):
+            if splitter := self._lines.pop((event.number, stream), None):
+                self._output(event.number, splitter.feed(b"", final=True))
+        words = {"cached": "CACHED", "done": "DONE", "failed": "ERROR"}
+        verdict = words[event.verdict]
+        took = "" if event.verdict == "cached" else f" {event.seconds:.1f}s"
+        self._print(f"#{event.number} {verdict}{took}")
+
+    def _transfer(self, event: TransferProgress) -> None:
+        if event.what not in self._transfers:
+            self._transfers.add(event.what)
+            self._print(f"{event.what} ({size(event.total)})")
+        if event.done >= event.total:
+            self._print(f"{event.what} done")
+
+    def _print(self, text: str) -> None:
+        print(sanitise(text), file=self._out, flush=True)
+
+
+def choose(mode: ProgressMode) -> EventSink:
+    """Return the sink for `mode`; `auto` is a live display on a terminal and plain lines elsewhere."""
+    if mode == "quiet":
+        return ignore
+    if mode == "tty" or (mode == "auto" and sys.stderr.isatty() and environment.colours()):
+        from imgbuild.cli.terminal import TerminalProgress
+
+        return TerminalProgress(sys.stderr)
+    return PlainProgress(sys.stderr)
