@@ -82,6 +82,8 @@ class PlainProgress:
         for stream in ("stdout", "stderr"):
             if splitter := self._lines.pop((event.number, stream), None):
                 self._output(event.number, splitter.feed(b"", final=True))
+        if event.number not in self._started:
+            self._print(f"#{event.number} {event.name}")
         words = {"cached": "CACHED", "done": "DONE", "failed": "ERROR"}
         verdict = words[event.verdict]
         took = "" if event.verdict == "cached" else f" {event.seconds:.1f}s"
