@@ -1,0 +1,152 @@
+"""Names of the images in a store: `index.json` of the OCI layout.
+
+Each name is one entry, with the full name (`docker.io/library/app:latest`) in both annotations:
+`io.containerd.image.name`, as BuildKit and containerd write it, and
+`org.opencontainers.image.ref.name`, by which other tools address an image in a layout. So
+`skopeo inspect oci:STORE:docker.io/library/app:latest` works, and so do umoci, buildah and podman;
+a bare tag there would be ambiguous between repositories. Entries that other tools wrote are kept.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from imgbuild.errors import ImageError, NameNotFoundError, StoreError
+from imgbuild.oci import media_types
+from imgbuild.oci.codec import descriptor_from_json, descriptor_to_json, dump_indented, load_object
+from imgbuild.oci.descriptor import Descriptor
+from imgbuild.store.failure import explained
+from imgbuild.store.locks import locked
+from imgbuild.store.paths import StorePaths
+from imgbuild.store.staging import replace_file
+
+FULL_NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
+_PATIENCE = 30.0
+
+Entries = list[dict[str, Any]]
+
+
+class NameStore:
+    """The names of a store: an `ImageNames`. A name is `str(Reference)`.
+
+    `complete` is called with what is about to be named; it makes sure that the content is on disk.
+    """
+
+    def __init__(
+        self, paths: StorePaths, stage: Callable[[], Path], complete: Callable[[Descriptor], None]
+    ) -> None:
+        self._paths = paths
+        self._stage = stage
+        self._complete = complete
+
+    def resolve(self, name: str) -> Descriptor:
+        """Return what `name` stands for; with a digest (`repo@sha256:…`) any image of that digest.
+
+        Raises `NameNotFoundError` that suggests a similar name.
+        """
+        entries = self._read()["manifests"]
+        digest = name.partition("@")[2]
+        for entry in entries:
+            if entry.get("digest") == digest or name_of(entry) == name:
+                return _bare(entry)
+        raise self._unknown(name, [name_of(entry) for entry in entries])
+
+    def list(self) -> dict[str, Descriptor]:
+        """Return every name and what it stands for, sorted by name."""
+        entries = self._read()["manifests"]
+        found = {name_of(entry): _bare(entry) for entry in entries if name_of(entry)}
+        return dict(sorted(found.items()))
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        """Let `name` stand for `descriptor`; nothing is written when it already does."""
+        entry = named_entry(descriptor, name, name)
+        if any(item == entry for item in self._read()["manifests"]):
+            return
+        self._complete(descriptor)
+
+        def change(entries: Entries) -> Entries:
+            kept = [item for item in entries if name_of(item) != name]
+            return sorted([*kept, entry], key=name_of)
+
+        self._update(change)
+
+    def untag(self, name: str) -> Descriptor:
+        """Remove `name` and return what it stood for; raise `NameNotFoundError`."""
+        removed: Entries = []
+
+        def change(entries: Entries) -> Entries:
+            removed.extend(item for item in entries if name_of(item) == name)
+            if not removed:
+                raise self._unknown(name, [name_of(item) for item in entries])
+            return [item for item in entries if name_of(item) != name]
+
+        self._update(change)
+        return _bare(removed[0])
+
+    def clear(self) -> None:
+        """Remove every name."""
+        self._update(lambda _entries: [])
+
+    def _update(self, change: Callable[[Entries], Entries]) -> None:
+        lock, sessions = self._paths.names_lock, self._paths.sessions
+        with locked(lock, seconds=_PATIENCE, sessions=sessions):
+            document = self._read()
+            document["manifests"] = change(document["manifests"])
+            replace_file(self._stage(), self._paths.names, dump_indented(document))
+
+    def _read(self) -> dict[str, Any]:
+        return read_index(self._paths.names)
+
+    def _unknown(self, name: str, known: Sequence[str]) -> NameNotFoundError:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, [item for item in known if item], n=1)
+        hint = f"did you mean {near[0]}?" if near else "see `imgbuild images` for what is there"
+        return NameNotFoundError(f"no such image: {name}", hint=hint)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """Read the `index.json` of a layout, whose entries are objects; raise `StoreError`."""
+    with explained(f"read {path}"):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with open(handle, "rb") as file:
+            data = file.read()
+    try:
+        document = load_object(data, str(path))
+    except ImageError as error:
+        raise StoreError(
+            error.message, hint="the store is damaged: `imgbuild reset` empties it"
+        ) from None
+    entries = document.setdefault("manifests", [])
+    if not isinstance(entries, list) or not all(isinstance(item, dict) for item in entries):
+        raise StoreError(f"{path} has no list of manifests")
+    return document
+
+
+def empty_index() -> bytes:
+    """Return an `index.json` without images."""
+    return dump_indented({"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": []})
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+    """Return the name an entry of `index.json` carries, or an empty string."""
+    annotations = entry.get("annotations")
+    if not isinstance(annotations, dict):
+        return ""
+    name = annotations.get(FULL_NAME) or annotations.get(REF_NAME) or ""
+    return name if isinstance(name, str) else ""
+
+
+def named_entry(descriptor: Descriptor, full_name: str, ref_name: str) -> dict[str, Any]:
+    """Return the entry of `index.json` that gives `descriptor` a name."""
+    annotations = {**descriptor.annotations, FULL_NAME: full_name, REF_NAME: ref_name}
+    return descriptor_to_json(replace(descriptor, annotations=dict(sorted(annotations.items()))))
+
+
+def _bare(entry: Mapping[str, Any]) -> Descriptor:
+    descriptor = descriptor_from_json(entry, "entry of index.json")
+    kept = {k: v for k, v in descriptor.annotations.items() if k not in {FULL_NAME, REF_NAME}}
+    return replace(descriptor, annotations=kept)

@@ -1,0 +1,96 @@
+"""The tree of the store. No other module computes a path inside it.
+
+version                    format of this tree
+oci-layout index.json      an OCI image layout; index.json lists complete images only
+blobs/ALGORITHM/HEX        content
+indexes/ALGORITHM/HEX      one file a layer, by diff id: its entries
+layers/MAPPING/            unpacked trees, disposable
+cache.sqlite               step cache and memos, disposable
+locks/                     `store` (builders share it), `names`, `sessions/` (one a process)
+tmp/files/ tmp/steps/      files and trees that are being made
+"""
+
+from pathlib import Path
+
+from imgbuild.oci.digest import Digest
+
+
+class StorePaths:
+    """Name everything below `root`."""
+
+    __slots__ = ("root",)
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def version(self) -> Path:
+        return self.root / "version"
+
+    @property
+    def layout(self) -> Path:
+        return self.root / "oci-layout"
+
+    @property
+    def names(self) -> Path:
+        return self.root / "index.json"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    def blob(self, digest: Digest) -> Path:
+        return self.blobs / digest.algorithm / digest.encoded
+
+    @property
+    def indexes(self) -> Path:
+        return self.root / "indexes"
+
+    def index(self, diff_id: Digest) -> Path:
+        return self.indexes / diff_id.algorithm / diff_id.encoded
+
+    @property
+    def trees(self) -> Path:
+        return self.root / "layers"
+
+    @property
+    def staging(self) -> Path:
+        """Files that are being written; all are owned by the caller."""
+        return self.root / "tmp" / "files"
+
+    @property
+    def scratch(self) -> Path:
+        """Trees of running steps; only a worker can remove what has mapped owners."""
+        return self.root / "tmp" / "steps"
+
+    @property
+    def sessions(self) -> Path:
+        return self.root / "locks" / "sessions"
+
+    @property
+    def store_lock(self) -> Path:
+        return self.root / "locks" / "store"
+
+    @property
+    def names_lock(self) -> Path:
+        return self.root / "locks" / "names"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache.sqlite"
+
+    def directories(self) -> tuple[Path, ...]:
+        """Every directory that a fresh store has, parents first."""
+        return (
+            self.blobs / "sha256",
+            self.indexes / "sha256",
+            self.trees,
+            self.staging,
+            self.scratch,
+            self.sessions,
+        )
+
+    def top_level(self) -> frozenset[str]:
+        """Names that may stand in a store whose making was cut short."""
+        fixed = {"version", "oci-layout", "index.json", "blobs", "indexes", "layers"}
+        return frozenset(fixed | {"locks", "tmp", "cache.sqlite"})

@@ -1,0 +1,240 @@
+"""The local store: one directory with images, layers and what builds remember.
+
+Any number of processes can use it at once. kill -9 at any moment loses nothing that was committed
+and leaves at most staged files, which the next opening removes.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from imgbuild.errors import StoreError
+from imgbuild.oci.descriptor import Descriptor
+from imgbuild.store.blobs import BlobStore
+from imgbuild.store.cache import StepCache
+from imgbuild.store.failure import explained
+from imgbuild.store.locks import Session, is_alive, locked, session_of
+from imgbuild.store.names import NameStore, empty_index
+from imgbuild.store.paths import StorePaths
+from imgbuild.store.staging import replace_file
+
+VERSION = 1
+LAYOUT = b'{"imageLayoutVersion": "1.0.0"}'
+_PATIENCE = 60.0
+
+
+class Store:
+    """An opened store; use it as a context manager, or call `close`."""
+
+    def __init__(self, paths: StorePaths) -> None:
+        self.paths = paths
+        self.blobs = BlobStore(paths, self._stage)
+        self.names = NameStore(paths, self._stage, self._complete)
+        self.cache = StepCache(paths.cache)
+        self._session: Session | None = None
+        self._guard = threading.Lock()
+
+    @classmethod
+    def open(cls, root: Path, *, create: bool = True) -> Self:
+        """Open the store at `root`, and make it where there is none.
+
+        Raises `StoreError` for a place that cannot be written, holds something else, or has a
+        format of another version; with `create` False also when there is no store.
+        """
+        paths = StorePaths(Path(os.path.abspath(root)))
+        version = _read_version(paths)
+        if version is None:
+            if not create:
+                raise StoreError(f"there is no store at {paths.root}")
+            _make(paths)
+        elif version != VERSION:
+            raise _other_version(paths, version)
+        else:
+            _sweep(paths)
+        return cls(paths)
+
+    def close(self) -> None:
+        """Wait until what was put is on disk, then let go of everything."""
+        try:
+            self.blobs.close()
+        finally:
+            self.cache.close()
+            with self._guard:
+                if self._session is not None:
+                    self._session.close()
+                    self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_details: object) -> None:
+        try:
+            self.close()
+        except StoreError:
+            # What went wrong first is what the user has to hear.
+            if kind is None:
+                raise
+
+    # --- locks ---
+
+    @contextmanager
+    def build_lock(self) -> Iterator[None]:
+        """Hold the store for building; any number of processes can."""
+        session = self.session()
+        with locked(
+            self.paths.store_lock,
+            shared=True,
+            seconds=_PATIENCE,
+            sessions=self.paths.sessions,
+            own=session.name,
+        ):
+            session.describe("building")
+            yield
+
+    @contextmanager
+    def exclusive_lock(self, seconds: float = 0.0) -> Iterator[None]:
+        """Hold the store alone; raise `StoreLockedError` when it is still in use after `seconds`."""
+        session = self.session()
+        with locked(
+            self.paths.store_lock,
+            seconds=seconds,
+            sessions=self.paths.sessions,
+            own=session.name,
+        ):
+            session.describe("resetting")
+            try:
+                yield
+            finally:
+                session.describe("working")
+
+    def session(self) -> Session:
+        """Return this process's session: staged files and scratch trees carry its name."""
+        with self._guard:
+            if self._session is None:
+                self._session = Session(self.paths.sessions)
+            return self._session
+
+    # --- trees of steps ---
+
+    def scratch_dir(self) -> Path:
+        """Make and return a new directory for the trees of one build."""
+        path = self.paths.scratch / self.session().file_name()
+        with explained("write to the store"):
+            path.mkdir(0o700)
+        return path
+
+    def abandoned_scratch(self) -> list[Path]:
+        """Return scratch directories of processes that are gone, for a worker to remove."""
+        with explained("read the store"):
+            names = sorted(os.listdir(self.paths.scratch))
+        alive = {s: is_alive(self.paths.sessions, s) for s in {session_of(n) for n in names}}
+        return [self.paths.scratch / name for name in names if not alive[session_of(name)]]
+
+    # --- emptying ---
+
+    def reset(self, remove_trees: Callable[[], None]) -> None:
+        """Empty the store.
+
+        `remove_trees` empties `paths.trees` and `paths.scratch`, which may hold files of mapped
+        ids that only a worker can remove. Raises `StoreLockedError` while anyone builds.
+        """
+        with self.exclusive_lock():
+            self.blobs.flush()
+            # Names go first: at any moment the images that are listed are complete.
+            self.names.clear()
+            self.cache.clear()
+            _empty_of_files(self.paths.blobs)
+            _empty_of_files(self.paths.indexes)
+            remove_trees()
+            for directory in (self.paths.trees, self.paths.scratch):
+                if left := os.listdir(directory):
+                    raise StoreError(f"cannot remove {directory / left[0]}")
+
+    # --- the machinery ---
+
+    def _stage(self) -> Path:
+        return self.paths.staging / self.session().file_name()
+
+    def _complete(self, descriptor: Descriptor) -> None:
+        self.blobs.flush()
+        if not self.blobs.exists(descriptor):
+            raise StoreError(f"cannot name {descriptor.digest}: it is not in the store")
+
+
+def _read_version(paths: StorePaths) -> int | None:
+    with explained(f"open the store {paths.root}"):
+        try:
+            text = paths.version.read_text()
+        except FileNotFoundError:
+            return None
+    try:
+        return int(text)
+    except ValueError:
+        raise StoreError(f"{paths.version} holds no version number") from None
+
+
+def _other_version(paths: StorePaths, version: int) -> StoreError:
+    if version > VERSION:
+        return StoreError(
+            f"the store {paths.root} has format {version}, this imgbuild knows {VERSION}",
+            hint="update imgbuild, or choose another store with --store",
+        )
+    return StoreError(
+        f"the store {paths.root} has the old format {version}",
+        hint="choose another store with --store, or remove the old one",
+    )
+
+
+def _make(paths: StorePaths) -> None:
+    with explained(f"make the store {paths.root}"):
+        # For its owner alone: images can hold secrets, and trees of real root hold set-uid programs.
+        paths.root.mkdir(0o700, parents=True, exist_ok=True)
+        if strangers := set(os.listdir(paths.root)) - paths.top_level():
+            raise StoreError(
+                f"{paths.root} is no store and is not empty: it has {min(strangers)}",
+                hint="choose an empty or new directory with --store",
+            )
+        for directory in paths.directories():
+            directory.mkdir(0o700, parents=True, exist_ok=True)
+    # Processes may get here at the same time; the version comes last and says that all is there.
+    with locked(paths.names_lock, seconds=_PATIENCE, sessions=paths.sessions):
+        if paths.version.exists():
+            return
+        session = Session(paths.sessions)
+        try:
+            for path, data in (
+                (paths.layout, LAYOUT),
+                (paths.names, empty_index()),
+                (paths.version, b"%d\n" % VERSION),
+            ):
+                replace_file(paths.staging / session.file_name(), path, data)
+        finally:
+            session.close()
+
+
+def _sweep(paths: StorePaths) -> None:
+    """Remove staged files and sessions of processes that are gone."""
+    try:
+        files = os.listdir(paths.staging)
+        sessions = {session_of(name) for name in files}
+        sessions.update(os.listdir(paths.sessions))
+    except OSError:
+        # Reading a store of another user is possible without being allowed to clean it.
+        return
+    dead = {session for session in sessions if not is_alive(paths.sessions, session)}
+    for name in files:
+        if session_of(name) in dead:
+            try:
+                (paths.staging / name).unlink(missing_ok=True)
+            except OSError:
+                continue
+
+
+def _empty_of_files(directory: Path) -> None:
+    with explained(f"empty {directory}"):
+        for parent, _, files in os.walk(directory):
+            for name in files:
+                os.unlink(os.path.join(parent, name))
