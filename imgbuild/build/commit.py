@@ -1,0 +1,61 @@
+"""Entries -> a layer in the store: blob and index, both whole or not at all."""
+
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from imgbuild.layer.compress import BlobWriter
+from imgbuild.layer.entry import Entry
+from imgbuild.layer.index import IndexWriter
+from imgbuild.layer.tarwrite import TarWriter
+from imgbuild.oci.descriptor import Layer
+from imgbuild.store.store import Store
+
+
+class LayerMaker:
+    """Make one layer; leaving the context without `finish` leaves nothing behind.
+
+    Use `add` for entries, or `write` and `index` for a tar that someone else writes.
+    """
+
+    def __init__(self, store: Store, clamp: int | None) -> None:
+        self._store = store
+        self._file = store.blobs.writer()
+        self._index_file = store.blobs.index_writer()
+        self._blob = BlobWriter(self._file)
+        self.index = IndexWriter(self._index_file)
+        self.write = self._blob.write
+        self._tar = TarWriter(self._blob.write, self.index.add, clamp)
+        self._done = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if not self._done:
+            self._blob.abort()
+            self._file.discard()
+            self._index_file.discard()
+
+    def add(self, entry: Entry, content: BinaryIO | None = None) -> None:
+        """Add the next entry, in layer order."""
+        self._tar.add(entry, content)
+
+    def finish_tar(self) -> None:
+        """End the tar that `add` wrote."""
+        self._tar.finish()
+
+    def finish(self) -> Layer:
+        """Put the layer into the store and return it."""
+        layer = self._blob.finish()
+        self.index.finish(layer.diff_id, layer.uncompressed_size)
+        self._index_file.commit(layer.diff_id)
+        self._file.commit(layer.descriptor.digest, layer.descriptor.size)
+        self._done = True
+        cache = self._store.cache
+        cache.set_layer_info(layer.descriptor.digest, layer.diff_id, layer.uncompressed_size)
+        return layer
