@@ -1,0 +1,272 @@
+"""Look things up in an image without unpacking it: the merged view over layer indexes, read only.
+
+Layers shadow each other exactly as they would once unpacked and stacked: a whiteout, an opaque
+marker or anything that is no directory hides what lies below it in lower layers, never what the
+same layer brings itself (image-spec layer.md).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Self
+
+from imgbuild.errors import ImageError
+from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.oci.descriptor import Layer
+from imgbuild.snapshot.content import ContentReader, LayerCursor
+
+_MAX_LINKS = 40  # as the kernel, path_resolution(7)
+_ROOT = Entry(b"", "dir", 0o755)
+
+
+class LayerFiles(NamedTuple):
+    """A layer as a view needs it: its entries and a way to its uncompressed tar, from the start."""
+
+    layer: Layer
+    entries: Callable[[], Sequence[Entry]]
+    open_raw: Callable[[], BinaryIO]
+
+
+class _LayerIndex:
+    """The entries of one layer, by path; directories that the tar left out are filled in."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries: dict[ImagePath, Entry] = {}
+        self.whiteouts: set[ImagePath] = set()
+        self.opaque: set[ImagePath] = set()
+        self._names: dict[ImagePath, list[bytes]] | None = None
+        self._gone: dict[ImagePath, list[bytes]] | None = None
+        for entry in entries:
+            if entry.type == "whiteout":
+                self.whiteouts.add(entry.path)
+            elif entry.type == "opaque":
+                self.opaque.add(entry.path)
+            else:
+                self._add(entry)
+
+    def _add(self, entry: Entry) -> None:
+        known = self.entries
+        path = entry.path
+        previous = known.get(path)
+        if previous is not None and previous.type == "dir" and entry.type != "dir":
+            below = path + b"/"
+            for gone in [other for other in known if other.startswith(below)]:
+                del known[gone]
+        known[path] = entry
+        parent = path.rpartition(b"/")[0]
+        while parent and parent not in known:
+            known[parent] = Entry(parent, "dir", 0o755)
+            parent = parent.rpartition(b"/")[0]
+
+    def names(self, directory: ImagePath) -> Sequence[bytes]:
+        """Return what this layer brings into a directory."""
+        if self._names is None:
+            self._names = _by_directory(self.entries)
+        return self._names.get(directory, ())
+
+    def gone(self, directory: ImagePath) -> Sequence[bytes]:
+        """Return the names that this layer takes out of a directory."""
+        if self._gone is None:
+            self._gone = _by_directory(self.whiteouts)
+        return self._gone.get(directory, ())
+
+    def hides(self, path: ImagePath, *, below: bool = False) -> bool:
+        """Tell whether lower layers cannot show `path` (or, with `below`, what it contains)."""
+        for end in _ends(path):
+            prefix = path[:end]
+            if prefix in self.whiteouts:
+                return True
+            if end < len(path) or below:
+                if prefix in self.opaque:
+                    return True
+                entry = self.entries.get(prefix)
+                if entry is not None and entry.type != "dir":
+                    return True
+        return False
+
+
+def _by_directory(paths: Iterable[ImagePath]) -> dict[ImagePath, list[bytes]]:
+    found: dict[ImagePath, list[bytes]] = {}
+    for path in paths:
+        if path:
+            parent, _, name = path.rpartition(b"/")
+            found.setdefault(parent, []).append(name)
+    return found
+
+
+def _ends(path: ImagePath) -> Iterator[int]:
+    """Give where each prefix of `path` ends, from the root (0) to the whole path."""
+    yield 0
+    end = path.find(b"/")
+    while end >= 0:
+        yield end
+        end = path.find(b"/", end + 1)
+    if path:
+        yield len(path)
+
+
+class RootView:
+    """An image's files. `layers` come bottom first; no index is read before the first look-up.
+
+    `scratch` is where a temporary file may be made when contents are read out of order.
+    """
+
+    def __init__(self, layers: Sequence[LayerFiles], scratch: Path | None = None) -> None:
+        self._layers = tuple(layers)
+        self._scratch = scratch
+        self._loaded: list[_LayerIndex] | None = None
+        self._cursors: dict[int, LayerCursor] = {}
+        self._found: dict[ImagePath, tuple[int, Entry] | None] = {}
+
+    @property
+    def _indexes(self) -> list[_LayerIndex]:
+        if self._loaded is None:
+            self._loaded = [_LayerIndex(files.entries()) for files in self._layers]
+        return self._loaded
+
+    def lstat(self, path: ImagePath) -> Entry | None:
+        """Return what is at `path`, or None; no symlink is followed, not even in its parents.
+
+        A hard link comes back as what it links to, under its own path.
+        """
+        found = self._lookup(path)
+        return found[1] if found else None
+
+    def inode(self, path: ImagePath) -> tuple[int, int] | None:
+        """Return a key that two names share when they are hard links to one regular file."""
+        found = self._lookup(path)
+        if found is None or found[1].type != "file" or not found[1].size:
+            return None
+        return found[0], found[1].offset
+
+    def readlink(self, path: ImagePath) -> bytes:
+        """Return the text of the symlink at `path`; raise `ImageError` when it is none."""
+        entry = self.lstat(path)
+        if entry is None or entry.type != "symlink":
+            raise ImageError(f"/{_show(path)} is not a symbolic link in the image")
+        return entry.linkname
+
+    def listdir(self, path: ImagePath) -> list[bytes]:
+        """Return the sorted names in a directory; nothing for what is no directory."""
+        entry = self.lstat(path)
+        if entry is None or entry.type != "dir":
+            return []
+        names: set[bytes] = set()
+        gone: set[bytes] = set()
+        for index in reversed(self._indexes):
+            names.update(name for name in index.names(path) if name not in gone)
+            if index.hides(path, below=True):
+                break
+            gone.update(index.gone(path))
+        return sorted(names)
+
+    def walk(self, path: ImagePath) -> Iterator[tuple[ImagePath, Entry]]:
+        """Give everything below `path` (not `path` itself), parents first, by path components."""
+        pending = self._below(path)
+        while pending:
+            current = pending.pop()
+            entry = self.lstat(current)
+            if entry is None:
+                continue
+            yield current, entry
+            if entry.type == "dir":
+                pending.extend(self._below(current))
+
+    def _below(self, path: ImagePath) -> list[ImagePath]:
+        prefix = path + b"/" if path else b""
+        return [prefix + name for name in reversed(self.listdir(path))]
+
+    def open(self, path: ImagePath) -> BinaryIO:
+        """Open the content of a regular file (or a hard link to one).
+
+        Cheapest in the order of `walk`. Raises `ImageError` for anything else.
+        """
+        found = self._lookup(path)
+        if found is None or found[1].type != "file":
+            raise ImageError(f"/{_show(path)} is not a regular file in the image")
+        number, entry = found
+        cursor = self._cursors.get(number)
+        if cursor is None:
+            cursor = LayerCursor(self._layers[number].open_raw, self._scratch)
+            self._cursors[number] = cursor
+        return ContentReader(cursor, entry.offset, entry.size)  # type: ignore[return-value]  # RawIOBase lacks only typeshed's BinaryIO
+
+    def resolve(self, path: bytes, follow_last: bool = True) -> ImagePath:
+        """Follow the symlinks in `path` as a process rooted in the image would.
+
+        Components that do not exist are kept; `..` never leaves the root. Raises `ImageError`
+        after 40 links.
+        """
+        done: list[bytes] = []
+        todo = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+        links = 0
+        while todo:
+            part = todo.pop()
+            if part == b"..":
+                del done[-1:]
+                continue
+            done.append(part)
+            entry = self.lstat(b"/".join(done))
+            if entry is None or entry.type != "symlink" or not (todo or follow_last):
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise ImageError(f"too many levels of symbolic links in /{_show(path)}")
+            done.pop()
+            if entry.linkname.startswith(b"/"):
+                done.clear()
+            todo += [p for p in reversed(entry.linkname.split(b"/")) if p not in (b"", b".")]
+        return b"/".join(done)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what `open` opened underneath."""
+        for cursor in self._cursors.values():
+            cursor.close()
+        self._cursors.clear()
+
+    def _lookup(self, path: ImagePath) -> tuple[int, Entry] | None:
+        try:
+            return self._found[path]
+        except KeyError:
+            found = self._find(path, len(self._layers))
+            self._found[path] = found
+            return found
+
+    def _find(self, path: ImagePath, top: int) -> tuple[int, Entry] | None:
+        """Look `path` up in the `top` lowest layers, through hard links."""
+        found = self._find_raw(path, top)
+        if found is None or found[1].type != "hardlink":
+            return found
+        number, entry = found
+        for _ in range(_MAX_LINKS):
+            # A layer's link may name a file of its own or of any layer below it.
+            found = self._find_raw(entry.linkname, number + 1)
+            if found is None or found[1].type == "dir":
+                break
+            number, entry = found
+            if entry.type != "hardlink":
+                return number, replace(entry, path=path)
+        raise ImageError(
+            f"the image's hard link /{_show(path)} points to /{_show(entry.linkname)}, "
+            "which is not a file in it"
+        )
+
+    def _find_raw(self, path: ImagePath, top: int) -> tuple[int, Entry] | None:
+        indexes = self._indexes
+        for number in range(top - 1, -1, -1):
+            entry = indexes[number].entries.get(path)
+            if entry is not None:
+                return number, entry
+            if indexes[number].hides(path):
+                return None
+        return None if path else (0, _ROOT)
+
+
+def _show(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
