@@ -29,14 +29,27 @@ def load_object(data: bytes, what: str) -> dict[str, Any]:
 
 
 def dump_compact(value: object) -> bytes:
-    """Write JSON without blanks and without escaping of non-ASCII text."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "surrogateescape")
+    """Write JSON without blanks, as BuildKit writes configs."""
+    return _as_go(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def dump_indented(value: object) -> bytes:
     """Write JSON indented by two, as BuildKit writes manifests."""
-    return json.dumps(value, ensure_ascii=False, indent=2).encode("utf-8", "surrogateescape")
+    return _as_go(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+# What Go's encoding/json escapes beyond what JSON asks for (https://pkg.go.dev/encoding/json#Marshal).
+# Outside of strings none of these occurs in JSON.
+_GO_ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
+
+
+def _as_go(text: str) -> bytes:
+    text = text.translate(_GO_ESCAPES)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Bytes that are no UTF-8 reach us as lone surrogates; Go writes each as this escape.
+        return "".join(r"\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text).encode()
 
 
 def expect(value: object, kind: type[T], what: str) -> T:

@@ -58,6 +58,7 @@ class VerifiedReader(io.RawIOBase):
         self._hash = hashlib.new(descriptor.digest.algorithm)
         self._left = descriptor.size
         self._verified = False
+        self._failure: DigestMismatchError | None = None
 
     def readable(self) -> bool:
         return True
@@ -67,6 +68,15 @@ class VerifiedReader(io.RawIOBase):
             return b"".join(iter(lambda: self.read(1 << 20), b""))
         if self._verified or size == 0:
             return b""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._read(size)
+        except DigestMismatchError as error:
+            self._failure = error
+            raise
+
+    def _read(self, size: int) -> bytes:
         # One byte past the end shows content that is longer than it may be.
         data = self._stream.read(min(size, self._left) if self._left else 1)
         if not data:
@@ -81,7 +91,6 @@ class VerifiedReader(io.RawIOBase):
         if not self._left:
             # Check at the last byte, so that a reader who stops there is served as well.
             if extra := self._stream.read(1):
-                self._left = 0
                 raise DigestMismatchError(
                     f"{self._descriptor.digest} goes on after {self._descriptor.size} bytes ({extra!r})"
                 )

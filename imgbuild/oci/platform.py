@@ -40,7 +40,7 @@ _KNOWN_SYSTEMS = frozenset(
     ]
 )
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
-_SYSTEM = re.compile(r"([A-Za-z0-9_.-]+)(?:\(([A-Za-z0-9_.-]*)\))?")
+_SYSTEM = re.compile(r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.-]*)((?:\+[A-Za-z0-9_.-]+)*)\))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,11 @@ def parse_platform(text: str, default: Platform) -> Platform:
             f"invalid platform: {text!r}", hint="write it as os/architecture, e.g. linux/arm64"
         )
     system, version = head[1], head[2] or ""
+    features = tuple((head[3] or "").split("+")[1:])
     if len(parts) == 1:
         if system.lower() in _KNOWN_SYSTEMS or system.lower() == "macos":
-            return Platform(system, default.architecture, default.variant, version).normalised()
+            guess = (default.architecture, default.variant)
+            return Platform(system, *guess, version, features).normalised()
         known = {"amd64", "arm64", "arm", "386", "riscv64", "ppc64le", "ppc64", "s390x"}
         known |= {"mips64", "mips64le", "mips", "mipsle", "loong64", "wasm"} | set(_ARCHITECTURES)
         if system.lower() not in known:
@@ -104,4 +106,5 @@ def parse_platform(text: str, default: Platform) -> Platform:
                 hint="write it as os/architecture, e.g. linux/arm64",
             )
         return Platform(default.os, system).normalised()
-    return Platform(system, parts[1], parts[2] if len(parts) == 3 else "", version).normalised()
+    variant = parts[2] if len(parts) == 3 else ""
+    return Platform(system, parts[1], variant, version, features).normalised()

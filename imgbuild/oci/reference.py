@@ -6,7 +6,7 @@ Grammar: https://github.com/distribution/reference (reference.go).
 import re
 from dataclasses import dataclass, replace
 
-from imgbuild.errors import UsageError
+from imgbuild.errors import ImageError, UsageError
 from imgbuild.oci.digest import Digest, parse_digest
 
 _COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -61,7 +61,7 @@ def parse_reference(text: str) -> Reference:
     if _HEX64.fullmatch(text):
         raise _invalid(text, "cannot be a 64-character hex string")
     rest, at, digest_text = text.partition("@")
-    digest = parse_digest(digest_text) if at else None
+    digest = _digest(text, digest_text) if at else None
     head, slash, tail = rest.rpartition("/")
     last, colon, tag = tail.partition(":")
     name = head + slash + last
@@ -77,6 +77,13 @@ def parse_reference(text: str) -> Reference:
     if not colon and not at:
         tag = "latest"
     return Reference(domain, path, tag, digest)
+
+
+def _digest(text: str, digest: str) -> Digest:
+    try:
+        return parse_digest(digest)
+    except ImageError:
+        raise _invalid(text, "the digest is malformed") from None
 
 
 def _split_domain(name: str) -> tuple[str, str]:

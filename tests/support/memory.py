@@ -12,7 +12,6 @@ from imgbuild.oci.digest import digest_bytes
 from imgbuild.oci.manifest import Index, Manifest, dump_manifest
 from imgbuild.oci.platform import Platform
 
-
 AMD64 = Platform("linux", "amd64")
 
 

