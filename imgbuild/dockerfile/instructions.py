@@ -11,7 +11,10 @@ from imgbuild.errors import Span
 
 @dataclass(frozen=True, slots=True)
 class Heredoc:
-    """A here-document: `expand` is false when its delimiter was quoted; `chomp` for `<<-`."""
+    """A here-document: `expand` is false when its delimiter was quoted; `chomp` for `<<-`.
+
+    Of a `<<-` document, COPY and ADD have the content without leading tabs, RUN as it stands.
+    """
 
     name: str
     content: str
@@ -51,11 +54,16 @@ class From:
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """`args` holds (name, default); a default of None means none was written."""
+    """`args` holds (name, default); a default of None means none was written.
+
+    `comments` holds a description for each of `args`, from comments of the form `# name text`;
+    `comment` is the first of them.
+    """
 
     span: Span
     args: tuple[tuple[str, str | None], ...]
     comment: str = ""
+    comments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ class Maintainer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`mounts` holds the raw text of each --mount, in order."""
+    """`mounts` and `devices` hold the raw text of each --mount and --device, in order."""
 
     span: Span
     command: Command

@@ -1,0 +1,125 @@
+"""File patterns of ignore files as regular expressions that match a whole path.
+
+Source of the rules: github.com/moby/patternmatcher. `*` and `?` match anything but `/`, `**` any
+number of folders. Where moby hands part of a pattern to its regular expressions by accident (`\\d`,
+`[[:alpha:]]`, `*` in brackets), the rules of Go's filepath.Match are kept instead.
+"""
+
+import re
+
+_ANY = "(?s:.*)"
+_FOLDERS = f"(?:{_ANY}/)?"
+_WILD = re.compile(r"[*?\[\\]")
+# A bracket may match a slash, an escape may stand before one.
+_HARD = re.compile(r"\*\*|[\[\\]")
+
+
+class BadPatternError(ValueError):
+    """The pattern is malformed."""
+
+
+def glob_expression(pattern: str) -> str:
+    """Translate a cleaned pattern, without its `!`; raises `BadPatternError`."""
+    if pattern.startswith("**") and not _WILD.search(pattern, 2):
+        return _suffix(pattern[2:])
+    out: list[str] = []
+    at = 0
+    while at < len(pattern):
+        end = _component_end(pattern, at)
+        if end > at:
+            out.append(_component(pattern[at:end]))
+            at = end
+        elif pattern[at] == "/":
+            out.append("/")
+            at += 1
+        else:
+            at += 3 if pattern[at + 2 : at + 3] == "/" else 2
+            out.append(_FOLDERS if at < len(pattern) else _ANY)
+    return "".join(out)
+
+
+def _component_end(pattern: str, at: int) -> int:
+    """Find where a run without `/` and `**` ends."""
+    while at < len(pattern) and pattern[at] != "/" and not pattern.startswith("**", at):
+        if pattern[at] == "\\":
+            at += 2
+        elif pattern[at] == "[":
+            at = _bracket(pattern, at)[1]
+        else:
+            at += 1
+    return min(at, len(pattern))
+
+
+def _suffix(text: str) -> str:
+    """`**` before plain text matches any path that ends with it, in the midst of a name too."""
+    if text.startswith("/"):
+        return _FOLDERS + re.escape(text[1:])
+    return _ANY + re.escape(text)
+
+
+def _component(text: str) -> str:
+    """Translate a run without `/` and `**`."""
+    parts = [""]
+    at = 0
+    while at < len(text):
+        char = text[at]
+        at += 1
+        if char == "*":
+            parts.append("")
+        elif char == "?":
+            parts[-1] += "[^/]"
+        elif char == "[":
+            expression, at = _bracket(text, at - 1)
+            parts[-1] += expression
+        elif char == "\\":
+            if at == len(text):
+                raise BadPatternError("syntax error in pattern")
+            parts[-1] += re.escape(text[at])
+            at += 1
+        else:
+            parts[-1] += re.escape(char)
+    if len(parts) < 3 or "[" in text:
+        return "[^/]*".join(parts)
+    # All but the last part can be taken where they are found first: matching stays linear.
+    first, *middle, last = parts
+    found = "".join(f"(?>[^/]*?{part})" for part in middle if part)
+    return f"{first}{found}[^/]*{last}"
+
+
+def _bracket(text: str, start: int) -> tuple[str, int]:
+    """Translate the class at `start`; return where it ends, too. The rules are filepath.Match's."""
+    at = start + 1
+    negated = text.startswith("^", at)
+    at += negated
+    ranges: list[str] = []
+    while not (ranges and text.startswith("]", at)):
+        low, at = _class_char(text, at)
+        high = low
+        if text.startswith("-", at):
+            high, at = _class_char(text, at + 1)
+        if low > high:
+            raise BadPatternError("syntax error in pattern")
+        ranges.append(f"{re.escape(low)}-{re.escape(high)}")
+    return f"[{'^' if negated else ''}{''.join(ranges)}]", at + 1
+
+
+def _class_char(text: str, at: int) -> tuple[str, int]:
+    if text.startswith("\\", at):
+        at += 1
+    elif text[at : at + 1] in {"-", "]"}:
+        raise BadPatternError("syntax error in pattern")
+    # The closing bracket is still to come.
+    if at + 1 >= len(text):
+        raise BadPatternError("syntax error in pattern")
+    return text[at], at + 1
+
+
+def leading_components(pattern: str) -> list[re.Pattern[str] | None]:
+    """Compile a pattern folder by folder, to tell where it could match; None is anything at all."""
+    components: list[re.Pattern[str] | None] = []
+    for text in pattern.split("/"):
+        if _HARD.search(text):
+            components.append(None)
+            break
+        components.append(re.compile(_component(text)))
+    return components

@@ -1,0 +1,95 @@
+"""The text of a Dockerfile to typed instructions: the part's face.
+
+The order of checks is BuildKit's: the whole file is cut up first, then each instruction is read.
+"""
+
+from imgbuild.dockerfile.directives import detect_syntax, read_directives
+from imgbuild.dockerfile.instructions import Arg, Dockerfile, From, StageInstruction, StageText
+from imgbuild.dockerfile.nodes import Node, read_nodes
+from imgbuild.dockerfile.quoting import quote
+from imgbuild.dockerfile.readers import read_instruction
+from imgbuild.dockerfile.source import Source, read_source
+from imgbuild.errors import DockerfileError, Span
+
+
+def parse(text: str | bytes, file: str = "Dockerfile") -> Dockerfile:
+    """Parse a Dockerfile; raises `DockerfileError`, in BuildKit's words where it has some.
+
+    Bytes that are no UTF-8 survive in the result as lone surrogates. `file` is for messages only.
+    """
+    source = read_source(text, file)
+    if not source.lines:
+        raise source.error(
+            "the Dockerfile cannot be empty", 1, hint="a Dockerfile starts with FROM"
+        )
+    directives = read_directives(source)
+    global_args: list[Arg] = []
+    stages: list[tuple[From, list[StageInstruction]]] = []
+    for node in read_nodes(source, directives):
+        instruction = _read(source, node)
+        if isinstance(instruction, From):
+            stages.append((instruction, []))
+        elif stages:
+            stages[-1][1].append(instruction)
+        elif isinstance(instruction, Arg):
+            global_args.append(instruction)
+        else:
+            raise source.error(
+                "no build stage in current context",
+                node.first,
+                node.last,
+                hint=f"put a FROM before the first {node.keyword}",
+            )
+    if not stages:
+        raise source.error(
+            "dockerfile contains no stages to build", len(source.lines), hint="add a FROM"
+        )
+    found = directives.found
+    if "syntax" not in dict(found) and (syntax := detect_syntax(source.text)):
+        found = (*found, ("syntax", syntax))
+    return Dockerfile(
+        file=file,
+        source=source.text,
+        escape=directives.escape,
+        global_args=tuple(global_args),
+        stages=tuple(StageText(from_, tuple(body)) for from_, body in stages),
+        directives=found,
+    )
+
+
+def parse_trigger(text: str, span: Span, source_text: str | None = None) -> StageInstruction:
+    """Parse the trigger of an ONBUILD; `span` is where it takes effect, such as the FROM.
+
+    Raises `DockerfileError` for what cannot be a trigger.
+    """
+    try:
+        return _read_trigger(read_source(text, span.file), span)
+    except DockerfileError as problem:
+        raise DockerfileError(
+            f"{problem.message} (in the ONBUILD trigger {quote(text)})",
+            hint=problem.hint,
+            span=span,
+            source=source_text,
+        ) from None
+
+
+def _read_trigger(source: Source, span: Span) -> StageInstruction:
+    nodes = read_nodes(source, read_directives(source))
+    if len(nodes) != 1:
+        raise DockerfileError("onbuild trigger should be a single expression")
+    instruction = read_instruction(nodes[0], span)
+    if isinstance(instruction, From):
+        raise DockerfileError("FROM isn't allowed as an ONBUILD trigger")
+    return instruction
+
+
+def _read(source: Source, node: Node) -> From | StageInstruction:
+    try:
+        return read_instruction(node, Span(source.file, node.first, node.last))
+    except DockerfileError as problem:
+        raise source.error(
+            f"dockerfile parse error on line {node.first}: {problem.message}",
+            node.first,
+            node.last,
+            problem.hint,
+        ) from None
