@@ -9,20 +9,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 
 from imgbuild import inroot
 from imgbuild.sandbox.child import serve, syscalls, wire
-
-
-class Failed(Exception):
-    """One operation of the start-up failed; `operation` is what the session's hints go by."""
-
-    def __init__(self, operation: str, problem: OSError) -> None:
-        super().__init__(str(problem))
-        self.operation = operation
-        self.errno = problem.errno
-        self.message = problem.strerror or str(problem)
+from imgbuild.sandbox.child.failure import Failed, naming
 
 
 def main() -> None:
@@ -41,8 +31,7 @@ def main() -> None:
         entry = importlib.import_module(settings["entry"])
         wire.send(worker_end, {"ready": True})
     except Failed as failed:
-        error = {"op": failed.operation, "errno": failed.errno, "message": failed.message}
-        wire.send(worker_end, {"error": error})
+        wire.send(worker_end, {"error": failed.to_json()})
         return
     except Exception as problem:
         wire.send(worker_end, {"error": {"op": "start", **serve.describe(problem)}})
@@ -54,26 +43,24 @@ def main() -> None:
 def enter(sock: socket.socket, settings: wire.Message) -> None:
     """Enter the user namespace, its ids and its mounts."""
     uid, gid = os.geteuid(), os.getegid()
-    _step("unshare", lambda: syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS))
+    with naming("unshare"):
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     if settings["self_map"]:
-        _step("map", lambda: _map_single(uid, gid))
+        with naming("map"):
+            _map_single(uid, gid)
     else:
         wire.send(sock, {"map": True})
         if wire.receive(sock) is None:  # the session could not, and knows why
             os._exit(1)
-    # Supplementary groups stay: the context may be readable through them alone.
-    _step("setid", lambda: os.setresgid(0, 0, 0))
-    _step("setid", lambda: os.setresuid(0, 0, 0))
-    _step("mount", lambda: syscalls.set_propagation(syscalls.MS_SLAVE))
-    _step("read-only", lambda: _make_readonly([os.fsencode(path) for path in settings["writable"]]))
+    with naming("setid"):
+        # Supplementary groups stay: the context may be readable through them alone.
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    with naming("mount"):
+        syscalls.set_propagation(syscalls.MS_SLAVE)
+    with naming("read-only"):
+        _make_readonly([os.fsencode(path) for path in settings["writable"]])
     inroot.use_openat2()
-
-
-def _step(operation: str, act: Callable[[], None]) -> None:
-    try:
-        act()
-    except OSError as problem:
-        raise Failed(operation, problem) from None
 
 
 def _map_single(uid: int, gid: int) -> None:

@@ -5,13 +5,14 @@ import struct
 from imgbuild.sandbox.child import syscalls
 
 # In the order of their numbers (linux/capability.h).
-NAMES = (
+_IN_ORDER = (
     "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable "
     "net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio "
     "sys_chroot sys_ptrace sys_pacct sys_admin sys_boot sys_nice sys_resource sys_time "
     "sys_tty_config mknod lease audit_write audit_control setfcap mac_override mac_admin syslog "
     "wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-).split()
+)
+NAMES = _IN_ORDER.split()
 
 _BOUNDING_READ, _BOUNDING_DROP, _AMBIENT, _AMBIENT_CLEAR = 23, 24, 47, 4
 
@@ -21,8 +22,8 @@ def numbers(names: list[str]) -> set[int]:
     return {NAMES.index(name) for name in names}
 
 
-def limit(keep: set[int], *, effective: bool) -> None:
-    """Bound this process to some capabilities, and hold those, or none, from now on."""
+def bound(keep: set[int]) -> None:
+    """Take all other capabilities out of reach for good; needs CAP_SETPCAP."""
     for number in range(64):
         try:
             syscalls.prctl(_BOUNDING_READ, number)
@@ -31,7 +32,11 @@ def limit(keep: set[int], *, effective: bool) -> None:
         if number not in keep:
             syscalls.prctl(_BOUNDING_DROP, number)
     syscalls.prctl(_AMBIENT, _AMBIENT_CLEAR)
-    mask = sum(1 << number for number in keep) if effective else 0
+
+
+def hold(keep: set[int]) -> None:
+    """Hold these capabilities and no others; none are inherited."""
+    mask = sum(1 << number for number in keep)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     header = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     syscalls.call("capset", header, struct.pack("IIIIII", low, low, 0, high, high, 0))

@@ -85,8 +85,9 @@ def _ranges(machine: str, actions: dict[str, Action]) -> list[tuple[int, Action]
     ranges: list[tuple[int, Action]] = []
     previous = -1
     for number in sorted(by_number):
-        if number > previous + 1 and (not ranges or ranges[-1][1] != _EPERM):
-            ranges.append((previous + 1, _EPERM))
+        if number > previous + 1:
+            # arm has a few numbers of its own far behind the others
+            ranges.append((previous + 1, _EPERM if number < previous + 1000 else _ENOSYS))
         if not ranges or ranges[-1][1] != by_number[number]:
             ranges.append((number, by_number[number]))
         previous = number

@@ -1,0 +1,165 @@
+"""The last part of the way: the first process of the namespaces becomes the command.
+
+Everything it needs must be imported before the root changes: an import after that would load
+code from the image.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import sys
+from typing import NoReturn
+
+from imgbuild import inroot
+from imgbuild.sandbox.child import capabilities, filesystems, seccomp, syscalls, wire
+from imgbuild.sandbox.child.failure import Failed, naming
+
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has it
+
+
+def become(
+    parent: int,
+    spec: wire.Message,
+    root_fd: int,
+    mounts: list[tuple[int, bytes]],
+    fds: list[int],
+) -> NoReturn:
+    """Finish the root, enter it, give up privileges and execute the command.
+
+    `parent` is a pidfd of the process to end with; `mounts` are detached mounts of files with
+    their targets in the root.
+    """
+    syscalls.die_with(parent)
+    with naming("mount"):
+        syscalls.set_propagation(syscalls.MS_PRIVATE)
+        _attach_root(root_fd)
+    if spec["network"] == "none":
+        with naming("network"):
+            _bring_up_loopback()
+    filesystems.set_up(root_fd, own_network=spec["network"] == "none")
+    with naming("bind"):
+        for mount, target in mounts:
+            filesystems.attach_file(mount, root_fd, target)
+    with naming("workdir"):
+        os.close(inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0)))
+    with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
+        syscalls.sethostname(os.fsencode(spec["hostname"]))
+    program = compiled_filter(spec)
+    _take_streams(fds, interactive=spec["interactive"])
+    with naming("pivot"):
+        _change_root(root_fd)
+    _reset_process()
+    with naming("workdir"):
+        os.chdir(os.fsencode(spec["cwd"]))
+        if not os.getcwdb().startswith(b"/"):
+            raise Failed("workdir", "the working directory is outside the root")
+    syscalls.landlock_scope()
+    with naming("seccomp"):
+        syscalls.install_filter(program)
+    _drop_privileges(spec)
+    syscalls.die_with(parent)  # the change of ids disarmed it
+    _execute(spec["argv"], dict(spec["env"]))
+
+
+def compiled_filter(spec: wire.Message) -> bytes:
+    """Give the seccomp filter of a spec; the zygote calls this first, so that it is cached."""
+    try:
+        return seccomp.compile_filter(frozenset(spec["capabilities"]), syscalls.MACHINE)
+    except ValueError as problem:
+        raise Failed("seccomp", str(problem)) from None
+
+
+def _attach_root(root_fd: int) -> None:
+    """Put the root into the mount namespace, so that more can be mounted in it."""
+    top = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    syscalls.move_mount(root_fd, top)
+    os.close(top)
+
+
+def _bring_up_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        flags = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
+        fcntl.ioctl(sock, 0x8914, flags)  # SIOCSIFFLAGS
+
+
+def _take_streams(fds: list[int], *, interactive: bool) -> None:
+    """Make three descriptors the standard streams and let no other one through."""
+    if not interactive:
+        with naming("streams"):
+            os.dup2(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC), fds[0])
+        if any(os.isatty(fd) for fd in fds):
+            raise Failed("streams", "a command that is not interactive must not get a terminal")
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+    syscalls.close_on_exec_from(3)
+
+
+def _change_root(root_fd: int) -> None:
+    sys.path[:] = []
+    sys.meta_path[:] = []
+    sys.path_hooks[:] = []
+    os.fchdir(root_fd)
+    syscalls.pivot_root(b".", b".")
+    syscalls.umount(b".")
+    os.chdir("/")
+
+
+def _reset_process() -> None:
+    """Undo what a process inherits and docker would not give."""
+    os.setsid()
+    os.umask(0o022)
+    for number in range(1, signal.NSIG):
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    with contextlib.suppress(OSError):
+        syscalls.call("keyctl", 1, 0, 0, 0, 0)  # KEYCTL_JOIN_SESSION_KEYRING: a new one
+
+
+def _drop_privileges(spec: wire.Message) -> None:
+    uid, gid, count = spec["uid"], spec["gid"], spec["count"]
+    for name, number in (("user", uid), ("group", gid)):
+        if not 0 <= number < count:
+            what = "1 id is" if count == 1 else f"{count} ids are"
+            raise Failed("user", f"{name} {number} cannot be used: only {what} mapped here")
+    keep = capabilities.numbers(spec["capabilities"])
+    with naming("user"):
+        if count > 1:
+            os.setgroups(spec["groups"])
+        os.setresgid(gid, gid, gid)
+    with naming("capabilities"):
+        # Bound while CAP_SETPCAP is still held; setresuid to another user clears the rest.
+        capabilities.bound(keep)
+        if uid == 0:
+            capabilities.hold(keep)
+    if uid != 0:
+        with naming("user"):
+            os.setresuid(uid, uid, uid)
+
+
+def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Execute a program found as a shell would find it; end with a shell's status when not."""
+    program = argv[0]
+    candidates = [program]
+    if "/" not in program:
+        folders = env.get("PATH", _DEFAULT_PATH).split(":")
+        candidates = [f"{folder}/{program}" for folder in folders if folder.startswith("/")]
+    refused: OSError | None = None
+    for candidate in candidates:
+        try:
+            os.execve(candidate, argv, env)  # noqa: S606 - the step's own command
+        except (FileNotFoundError, NotADirectoryError) as problem:
+            if "/" in program:
+                refused = refused or problem
+        except OSError as problem:
+            refused = problem
+    missing = refused is None or isinstance(refused, (FileNotFoundError, NotADirectoryError))
+    reason = "executable file not found in $PATH"
+    if refused is not None:
+        reason = os.strerror(refused.errno or 0).lower()
+    os.write(2, os.fsencode(f'exec: "{program}": {reason}\n'))
+    os._exit(_NOT_FOUND if missing else _NOT_EXECUTABLE)

@@ -1,0 +1,174 @@
+"""What a container sees at /proc, /sys and /dev, and what of it is hidden, as docker has it.
+
+All mounts are made detached and attached by descriptor to targets that are looked up inside the
+root, so no link in an image can put one anywhere else.
+"""
+
+import os
+import stat
+
+from imgbuild import inroot
+from imgbuild.sandbox.child import syscalls
+from imgbuild.sandbox.child.failure import naming
+from imgbuild.sandbox.child.syscalls import NODEV, NOEXEC, NOSUID, READONLY
+
+DIRECTORIES = (b"proc", b"sys", b"dev")
+
+_STRICT = NOSUID | NODEV | NOEXEC
+_DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
+_LINKS = (
+    (b"pts/ptmx", b"ptmx"),
+    (b"/proc/self/fd", b"fd"),
+    (b"/proc/self/fd/0", b"stdin"),
+    (b"/proc/self/fd/1", b"stdout"),
+    (b"/proc/self/fd/2", b"stderr"),
+    (b"/proc/kcore", b"core"),
+)
+# https://github.com/moby/moby/blob/master/oci/defaults.go
+_MASKED = (
+    b"proc/acpi",
+    b"proc/asound",
+    b"proc/interrupts",
+    b"proc/kcore",
+    b"proc/keys",
+    b"proc/latency_stats",
+    b"proc/sched_debug",
+    b"proc/scsi",
+    b"proc/timer_list",
+    b"proc/timer_stats",
+    b"sys/devices/virtual/powercap",
+    b"sys/firmware",
+)
+_READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+
+
+def set_up(root_fd: int, *, own_network: bool) -> None:
+    """Mount /proc, /sys and /dev in a root and mask what must not be seen."""
+    with naming("proc"):
+        _attach(_make(b"proc", _STRICT), root_fd, b"proc")
+    with naming("sys"):
+        _set_up_sys(root_fd, own_network=own_network)
+    with naming("dev"):
+        _set_up_dev(root_fd)
+    with naming("mask"):
+        for path in _MASKED:
+            _mask(root_fd, path)
+        for path in _READONLY:
+            _protect(root_fd, path)
+
+
+def attach_file(mount: int, root_fd: int, path: bytes) -> None:
+    """Attach a mount of a file at a path in a root."""
+    target = inroot.open_in_root(root_fd, path, os.O_PATH)
+    syscalls.move_mount(mount, target)
+    os.close(target)
+    os.close(mount)
+
+
+def clone(path: bytes, attributes: int) -> int:
+    """Give a mount of something on this machine, attached nowhere."""
+    mount = syscalls.open_tree(path)
+    syscalls.mount_setattr(mount, b"", attributes)
+    return mount
+
+
+def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
+    if own_network:
+        sysfs = _make(b"sysfs", _STRICT | READONLY)
+    else:  # only the owner of a network namespace may mount its sysfs
+        sysfs = syscalls.open_tree(b"/sys", recursive=True)
+        syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
+    _attach(sysfs, root_fd, b"sys")
+    try:
+        groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        mount = _make(b"cgroup2", _STRICT | READONLY)
+    except OSError:  # cgroup v1, or not ours to mount
+        mount = _make(b"tmpfs", _STRICT | READONLY, mode=b"0755", size=b"4k")
+    syscalls.move_mount(mount, groups)
+    os.close(mount)
+    os.close(groups)
+
+
+def _set_up_dev(root_fd: int) -> None:
+    dev = _make(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64m")
+    target = inroot.open_in_root(root_fd, b"dev", os.O_PATH | os.O_DIRECTORY)
+    syscalls.move_mount(dev, target)
+    os.close(target)
+    for name in _DEVICES:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, dir_fd=dev))
+        _attach_in(dev, name, clone(b"/dev/" + name, NOSUID | NOEXEC))
+    for name in (b"pts", b"shm", b"mqueue"):
+        os.mkdir(name, 0o755, dir_fd=dev)
+    _attach_in(dev, b"pts", _make_pts())
+    _attach_in(dev, b"shm", _make(b"tmpfs", _STRICT, mode=b"1777", size=b"64m"))
+    try:
+        _attach_in(dev, b"mqueue", _make(b"mqueue", _STRICT))
+    except OSError:
+        os.rmdir(b"mqueue", dir_fd=dev)  # a kernel without POSIX message queues
+    for text, name in _LINKS:
+        os.symlink(text, name, dir_fd=dev)
+    os.close(dev)
+
+
+def _make_pts() -> int:
+    options = {"mode": b"0620", "ptmxmode": b"0666"}
+    try:
+        return _make(b"devpts", NOSUID | NOEXEC, **options, gid=b"5")  # tty, everywhere
+    except OSError:  # group 5 is not mapped
+        return _make(b"devpts", NOSUID | NOEXEC, **options)
+
+
+def _mask(root_fd: int, path: bytes) -> None:
+    """Hide a file behind /dev/null, a directory behind an empty one."""
+    try:
+        target = inroot.open_in_root(root_fd, path, os.O_PATH)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(os.fstat(target).st_mode):
+        mount = _make(b"tmpfs", _STRICT | READONLY, size=b"4k", nr_inodes=b"2")
+    else:
+        mount = clone(b"/dev/null", NOSUID | NOEXEC | READONLY)
+    syscalls.move_mount(mount, target)
+    os.close(mount)
+    os.close(target)
+
+
+def _protect(root_fd: int, path: bytes) -> None:
+    """Make a part of /proc read-only."""
+    try:
+        target = inroot.open_in_root(root_fd, path, os.O_PATH)
+    except FileNotFoundError:
+        return
+    mount = syscalls.open_tree(b"", at=target)
+    syscalls.mount_setattr(mount, b"", _STRICT | READONLY)
+    syscalls.move_mount(mount, target)
+    os.close(mount)
+    os.close(target)
+
+
+def _make(fstype: bytes, attributes: int, **options: bytes) -> int:
+    fs = syscalls.fsopen(fstype)
+    try:
+        syscalls.fsconfig_string(fs, b"source", fstype)
+        for key, value in options.items():
+            syscalls.fsconfig_string(fs, key.encode(), value)
+        return syscalls.fsmount(fs, attributes)
+    finally:
+        os.close(fs)
+
+
+def _attach(mount: int, root_fd: int, path: bytes) -> None:
+    target = inroot.open_in_root(root_fd, path, os.O_PATH | os.O_DIRECTORY)
+    syscalls.move_mount(mount, target)
+    os.close(target)
+    os.close(mount)
+
+
+def _attach_in(directory: int, name: bytes, mount: int) -> None:
+    target = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    syscalls.move_mount(mount, target)
+    os.close(target)
+    os.close(mount)

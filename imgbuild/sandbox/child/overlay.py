@@ -1,0 +1,81 @@
+"""Mount an overlay of unpacked layers, attached nowhere yet."""
+
+import errno
+import os
+from collections.abc import Sequence
+
+from imgbuild.sandbox.child import syscalls
+
+# Nothing here needs to survive a crash, so the kernel need not sync the whole filesystem.
+_VOLATILE = b"volatile"
+
+
+def mount(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> int:
+    """Give the mount of an overlay; lowers come top first, without an upper it is read-only."""
+    try:
+        return _by_descriptor(lowers, upper, work)
+    except OSError as problem:
+        if problem.errno not in {errno.ENOSYS, errno.EINVAL} or _knows_single_lowers():
+            raise
+    return by_path(lowers, upper, work)
+
+
+def _by_descriptor(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> int:
+    """Mount with one option a layer, so that 500 layers of any path length fit (Linux 6.7)."""
+    fs = syscalls.fsopen(b"overlay")
+    try:
+        syscalls.fsconfig_string(fs, b"source", b"overlay")
+        syscalls.fsconfig_flag(fs, b"userxattr")
+        for lower in lowers:
+            syscalls.fsconfig_string(fs, b"lowerdir+", lower)
+        if upper is not None and work is not None:
+            syscalls.fsconfig_flag(fs, _VOLATILE)
+            syscalls.fsconfig_string(fs, b"upperdir", upper)
+            syscalls.fsconfig_string(fs, b"workdir", work)
+        return syscalls.fsmount(fs, syscalls.NODEV)
+    finally:
+        os.close(fs)
+
+
+def _knows_single_lowers() -> bool:
+    try:
+        fs = syscalls.fsopen(b"overlay")
+    except OSError:
+        return False
+    try:
+        syscalls.fsconfig_string(fs, b"lowerdir+", b"/")
+    except OSError:
+        return False
+    finally:
+        os.close(fs)
+    return True
+
+
+def by_path(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> int:
+    """Mount with mount(2), in a mount namespace of its own that this process is left in.
+
+    All options share one page of memory, so layers are named by descriptor: about 200 fit.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.set_propagation(syscalls.MS_PRIVATE)
+    opened: list[int] = []
+
+    def short(path: bytes) -> bytes:
+        opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return b"/proc/self/fd/%d" % opened[-1]
+
+    try:
+        target = short(upper if upper is not None else lowers[0])
+        # An overlay without an upper directory wants two lower ones.
+        below = [short(lower) for lower in (lowers if upper or lowers[1:] else [*lowers, *lowers])]
+        options = [b"userxattr", b"lowerdir=" + b":".join(below)]
+        if upper is not None and work is not None:
+            options += [_VOLATILE, b"upperdir=" + short(upper), b"workdir=" + short(work)]
+        text = b",".join(options)
+        if len(text) >= os.sysconf("SC_PAGE_SIZE"):
+            raise OSError(errno.E2BIG, f"this kernel cannot stack {len(lowers)} layers")
+        syscalls.mount(b"overlay", target, b"overlay", syscalls.MS_NODEV, text)
+        return syscalls.open_tree(upper if upper is not None else lowers[0])
+    finally:
+        for fd in opened:
+            os.close(fd)

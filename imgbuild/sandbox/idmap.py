@@ -1,0 +1,183 @@
+"""Which ids of this machine stand for which ids of a container.
+
+Three kinds: `subids` (the ranges of /etc/subuid and /etc/subgid, through newuidmap), `root` (a
+process that may map ids itself), `single` (one id, for users without ranges).
+"""
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from imgbuild.errors import SandboxError
+
+# (first id in the namespace, first id outside, how many)
+Ranges = tuple[tuple[int, int, int], ...]
+
+_FULL = ((0, 0, 4294967295),)
+# Bases for containers of real root: behind systemd-nspawn's ranges, before its foreign ids.
+# https://systemd.io/UIDS-GIDS/
+_ROOT_BASES = (0x70000000, 0x60000000, 0x50000000, 0x40000000)
+_ROOT_COUNT = 0x0F000000
+_CAP_SETGID, _CAP_SETUID, _CAP_SETFCAP = 6, 7, 31
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """The user namespace of a session, and the shift of its containers inside that.
+
+    A file of container id N has id `shift` + N in the session's namespace; `count` ids exist.
+    `helpers` are the paths of newuidmap and newgidmap where they do the mapping. `reason` says
+    why nothing better was chosen.
+    """
+
+    kind: Literal["subids", "root", "single"]
+    uid_map: Ranges
+    gid_map: Ranges
+    shift: int
+    count: int
+    helpers: tuple[str, str] | None = None
+    reason: str = ""
+
+    @property
+    def key(self) -> str:
+        """A name for the mapping: equal where unpacked files have equal owners on disk."""
+        from hashlib import sha256
+
+        owners = repr((self.uid_map, self.gid_map, self.shift, self.count))
+        return f"{self.kind}-{sha256(owners.encode()).hexdigest()[:12]}"
+
+
+def choose_idmap(
+    search_path: str, *, proc: Path = Path("/proc/self"), etc: Path = Path("/etc")
+) -> IdMap:
+    """Choose the best mapping that this process should be able to get.
+
+    `search_path` is where newuidmap is looked for. SandboxError only when real root has no free
+    range of ids.
+    """
+    status = _status(proc / "status")
+    # The effective ids; a user namespace is entered with these.
+    uid, gid = int(status["Uid"].split()[1]), int(status["Gid"].split()[1])
+    needed = 1 << _CAP_SETGID | 1 << _CAP_SETUID | 1 << _CAP_SETFCAP
+    if int(status["CapEff"], 16) & needed == needed:
+        return _as_root(_map_of(proc / "uid_map"), _map_of(proc / "gid_map"), etc)
+    reason = ""
+    name = _user_name(etc / "passwd", uid)
+    uids = _subids(etc / "subuid", name, uid)
+    gids = _subids(etc / "subgid", name, uid)
+    helpers = _find("newuidmap", search_path), _find("newgidmap", search_path)
+    if not uids or not gids:
+        reason = f"/etc/subuid and /etc/subgid give {name or uid} no ids"
+    elif helpers[0] is None or helpers[1] is None:
+        reason = "newuidmap and newgidmap are not installed"
+    elif status.get("NoNewPrivs") == "1":
+        reason = "newuidmap cannot work with no_new_privs set"
+    else:
+        count = min(sum(n for _, n in uids), sum(n for _, n in gids)) + 1
+        return IdMap(
+            "subids",
+            _behind_own(uid, uids),
+            _behind_own(gid, gids),
+            shift=1,
+            count=count - 1,
+            helpers=(helpers[0], helpers[1]),
+        )
+    return IdMap("single", ((0, uid, 1),), ((0, gid, 1),), shift=0, count=1, reason=reason)
+
+
+def _as_root(uids: Ranges, gids: Ranges, etc: Path) -> IdMap:
+    if uids == _FULL and gids == _FULL:
+        shift = _free_base(etc)
+        return IdMap("root", uids, gids, shift=shift, count=_ROOT_COUNT)
+    own = tuple((inside, inside, count) for inside, _, count in uids)
+    own_groups = tuple((inside, inside, count) for inside, _, count in gids)
+    count = min(_from_zero(own), _from_zero(own_groups))
+    return IdMap("root", own, own_groups, shift=0, count=count)
+
+
+def _free_base(etc: Path) -> int:
+    """Find ids for containers that no user and no other range has."""
+    taken = []
+    for file in ("subuid", "subgid"):
+        taken += [(int(first), int(count)) for _, first, count in _fields(etc / file, 3)]
+    for file in ("passwd", "group"):
+        taken += [(int(fields[2]), 1) for fields in _fields(etc / file, 3)]
+    for base in _ROOT_BASES:
+        if all(first + n <= base or first >= base + _ROOT_COUNT for first, n in taken):
+            return base
+    raise SandboxError(
+        "no range of ids is free for containers",
+        hint="Build as a user with ranges in /etc/subuid and /etc/subgid.",
+    )
+
+
+def _behind_own(own: int, ranges: Iterable[tuple[int, int]]) -> Ranges:
+    mapped = [(0, own, 1)]
+    following = 1
+    for first, count in ranges:
+        mapped.append((following, first, count))
+        following += count
+    return tuple(mapped)
+
+
+def _from_zero(ranges: Ranges) -> int:
+    """Count the ids that are mapped without a gap from 0 on."""
+    end = 0
+    for inside, _, count in sorted(ranges):
+        if inside != end:
+            break
+        end += count
+    return end
+
+
+def _subids(file: Path, name: str | None, uid: int) -> list[tuple[int, int]]:
+    """Read the ranges of a user, who stands there by name or by number."""
+    wanted = {name, str(uid)}
+    ranges = [(int(first), int(n)) for user, first, n in _fields(file, 3) if user in wanted]
+    return [(first, count) for first, count in dict.fromkeys(ranges) if count > 0]
+
+
+def _user_name(file: Path, uid: int) -> str | None:
+    for fields in _fields(file, 3):
+        if fields[2] == str(uid):
+            return fields[0]
+    return None
+
+
+def _fields(file: Path, count: int) -> list[list[str]]:
+    """Read lines of fields between colons; lines that are not such are left out."""
+    try:
+        text = file.read_text(errors="surrogateescape")
+    except OSError:
+        return []
+    lines = [line.split(":") for line in text.splitlines()]
+    return [f[:count] for f in lines if len(f) >= count and f[2].strip().isdecimal() and f[0]]
+
+
+def _map_of(file: Path) -> Ranges:
+    ranges = []
+    for line in file.read_text().splitlines():
+        inside, outside, count = (int(word) for word in line.split())
+        ranges.append((inside, outside, count))
+    return tuple(ranges)
+
+
+def _status(file: Path) -> dict[str, str]:
+    lines = (line.partition(":") for line in file.read_text(errors="replace").splitlines())
+    return {name: value.strip() for name, _, value in lines}
+
+
+def _find(program: str, search_path: str) -> str | None:
+    """Find a program that runs with more privileges than its caller."""
+    for folder in search_path.split(":"):
+        path = os.path.join(folder, program)
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        if folder.startswith("/") and stat.S_ISREG(found.st_mode) and os.access(path, os.X_OK):
+            return path
+    return None

@@ -1,0 +1,150 @@
+"""Start the processes of a session: a fresh interpreter that enters a user namespace.
+
+The process that calls this is never changed: it writes id maps, or has them written, and talks
+over sockets.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import imgbuild
+from imgbuild.errors import ImgbuildError, SandboxError
+from imgbuild.sandbox.child import wire
+from imgbuild.sandbox.failures import explain
+from imgbuild.sandbox.idmap import IdMap, Ranges
+from imgbuild.sandbox.session import Session
+
+# -S -I: nothing but the standard library and this package can be imported, whatever the
+# environment and the current folder hold. Appended, so that nothing shadows the former.
+_CODE = "import sys; sys.path.append({!r}); from imgbuild.sandbox.child import boot; boot.main()"
+_PATIENCE = 60  # seconds for the start, which takes a twentieth of one
+
+
+def launch(idmap: IdMap, entry: str, writable: Sequence[Path]) -> Session:
+    """Start a session whose worker is `main(socket)` of module `entry`.
+
+    Of this machine, the session can write below the directories `writable` alone. SandboxError
+    names what the host refused and how to allow it.
+    """
+    if not sys.executable:
+        raise SandboxError("the path of the Python interpreter is not known")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours_zygote, theirs_zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    said = os.memfd_create("imgbuild-stderr", os.MFD_CLOEXEC)
+    try:
+        process = _start(theirs, theirs_zygote, said)
+        theirs.close()
+        theirs_zygote.close()
+        try:
+            _begin(ours, process.pid, idmap, entry, writable)
+        except BaseException as problem:
+            ours.close()
+            ours_zygote.close()
+            process.kill()
+            process.wait()
+            if isinstance(problem, EOFError):
+                raise SandboxError(
+                    "the sandbox could not start", hint=_last_words(said) or None
+                ) from None
+            raise
+    finally:
+        for sock in (theirs, theirs_zygote):
+            sock.close()
+        os.close(said)
+    return Session(process, ours, ours_zygote)
+
+
+def _start(worker: socket.socket, zygote: socket.socket, said: int) -> subprocess.Popen[bytes]:
+    package = Path(imgbuild.__file__).resolve().parent
+    fds = (zygote.fileno(), worker.fileno())
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-SI",
+            "-X",
+            "utf8",
+            "-c",
+            _CODE.format(str(package.parent)),
+            *map(str, fds),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=said,
+        stderr=said,
+        pass_fds=fds,
+        cwd="/",
+        env={},
+        start_new_session=True,
+    )
+
+
+def _begin(
+    sock: socket.socket, pid: int, idmap: IdMap, entry: str, writable: Sequence[Path]
+) -> None:
+    """Lead the new process to where it is ready to serve; EOFError when it dies before."""
+    sock.settimeout(_PATIENCE)
+    settings = {
+        "self_map": idmap.kind == "single",
+        "writable": [os.path.realpath(path) for path in writable],
+        "entry": entry,
+        "shift": idmap.shift,
+        "count": idmap.count,
+    }
+    wire.send(sock, settings)
+    while True:
+        received = wire.receive(sock)
+        if received is None:
+            raise EOFError
+        message = received[0]
+        if "map" in message:
+            _write_maps(pid, idmap)
+            wire.send(sock, {"go": True})
+        elif "error" in message:
+            raise explain(message["error"])
+        else:
+            sock.settimeout(None)
+            return
+
+
+def _write_maps(pid: int, idmap: IdMap) -> None:
+    if idmap.helpers is None:
+        try:
+            for name, ranges in (("uid_map", idmap.uid_map), ("gid_map", idmap.gid_map)):
+                text = "\n".join("{} {} {}".format(*part) for part in ranges)
+                Path(f"/proc/{pid}/{name}").write_text(text)
+        except OSError as problem:
+            raise explain({"op": "map", "message": str(problem)}) from None
+        return
+    helpers = zip(idmap.helpers, (idmap.uid_map, idmap.gid_map), strict=True)
+    running = [_start_helper(program, pid, ranges) for program, ranges in helpers]
+    problems = [problem for problem in (_finish_helper(process) for process in running) if problem]
+    if problems:
+        raise problems[0]
+
+
+def _start_helper(program: str, pid: int, ranges: Ranges) -> subprocess.Popen[bytes]:
+    numbers = [str(number) for part in ranges for number in part]
+    return subprocess.Popen(
+        [program, str(pid), *numbers],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={},
+    )
+
+
+def _finish_helper(process: subprocess.Popen[bytes]) -> ImgbuildError | None:
+    _, said = process.communicate()
+    if process.returncode == 0:
+        return None
+    return explain({"op": "newuidmap", "message": said.decode(errors="replace").strip()})
+
+
+def _last_words(said: int) -> str:
+    """Give the end of what the process printed."""
+    size = os.fstat(said).st_size
+    text = os.pread(said, 2000, max(0, size - 2000)).decode(errors="replace").strip()
+    return text.splitlines()[-1] if text else ""

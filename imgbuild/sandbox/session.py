@@ -1,0 +1,194 @@
+"""A running session: requests to its worker and commands from its zygote, many at a time."""
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+from typing import Any, Self
+
+from imgbuild import errors
+from imgbuild.errors import ImgbuildError, SandboxError
+from imgbuild.sandbox.child import wire
+from imgbuild.sandbox.failures import disk_full, explain
+from imgbuild.sandbox.spec import SandboxSpec
+
+_NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
+_LAST_WAIT = 10  # seconds until processes that do not end are killed
+
+
+class _Pending:
+    """An answer that is awaited."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._answer: tuple[wire.Message, list[int]] | None = None
+
+    def settle(self, message: wire.Message | None, fds: list[int]) -> None:
+        if message is not None:
+            self._answer = message, fds
+        self._done.set()
+
+    def wait(self) -> tuple[wire.Message, list[int]]:
+        self._done.wait()
+        if self._answer is None:
+            raise SandboxError("the sandbox's processes ended unexpectedly")
+        return self._answer
+
+
+class Running:
+    """A command on its way."""
+
+    def __init__(self, session: "Session", request: int, pending: _Pending) -> None:
+        self._session = session
+        self._request = request
+        self._pending = pending
+
+    def wait(self) -> int:
+        """Wait for the end; give the status as a shell would (128 + N for signal N).
+
+        SandboxError, with a remedy, when there was no command because a step before failed.
+        """
+        message, _ = self._pending.wait()
+        if "error" in message:
+            raise explain(message["error"])
+        return int(message["status"])
+
+    def kill(self) -> None:
+        """End the command and all that it started; `wait` then gives 137."""
+        with contextlib.suppress(OSError):
+            self._session.order_end(self._request)
+
+
+class Session:
+    """The processes inside one user namespace; made by `launch`. Safe to use from many threads."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], worker: socket.socket, zygote: socket.socket
+    ) -> None:
+        self._process = process
+        self._worker = worker
+        self._zygote = zygote
+        self._lock = threading.Lock()
+        self._next = 0
+        self._awaited: dict[int, _Pending] = {}
+        self._broken = False
+        self._reader = threading.Thread(target=self._read, name="imgbuild-session", daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def request(
+        self, verb: str, params: dict[str, Any], fds: Sequence[int] = ()
+    ) -> tuple[dict[str, Any], list[int]]:
+        """Ask the worker for something; give the result and descriptors, which are the caller's.
+
+        An error of the worker is raised as the error of the same name, OSError as SandboxError
+        or DiskFullError.
+        """
+        number, pending = self._await()
+        self._send(self._worker, {"id": number, "verb": verb, "params": params}, fds)
+        message, passed = pending.wait()
+        if "error" in message:
+            raise _error_from(verb, message["error"])
+        result: dict[str, Any] = message["result"]
+        return result, passed
+
+    def run(self, spec: SandboxSpec, stdin: int, stdout: int, stderr: int) -> Running:
+        """Start a command. The descriptors may be closed as soon as this returns.
+
+        They must not be terminals unless the spec is interactive (ValueError): a command could
+        type into a terminal.
+        """
+        if not spec.interactive and (os.isatty(stdout) or os.isatty(stderr)):
+            raise ValueError("a command that is not interactive must not get a terminal")
+        number, pending = self._await()
+        self._send(self._zygote, {"id": number, "spec": spec.to_json()}, (stdin, stdout, stderr))
+        return Running(self, number, pending)
+
+    def order_end(self, request: int) -> None:
+        """Ask the zygote to end a command."""
+        wire.send(self._zygote, {"kill": request})
+
+    def close(self) -> None:
+        """End everything that still runs and wait until it is gone."""
+        for sock in (self._zygote, self._worker):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(_LAST_WAIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # the kernel ends the others with it
+            self._process.wait()
+        self._reader.join()
+        self._zygote.close()
+        self._worker.close()
+
+    def _await(self) -> tuple[int, _Pending]:
+        pending = _Pending()
+        with self._lock:
+            if self._broken:
+                raise SandboxError("the sandbox's processes have ended")
+            self._next += 1
+            self._awaited[self._next] = pending
+            return self._next, pending
+
+    def _send(self, sock: socket.socket, message: wire.Message, fds: Sequence[int]) -> None:
+        try:
+            wire.send(sock, message, fds)
+        except OSError as problem:
+            with self._lock:
+                self._awaited.pop(message["id"], None)
+            raise SandboxError(f"the sandbox's processes do not answer: {problem}") from None
+        except BaseException:
+            with self._lock:
+                self._awaited.pop(message["id"], None)
+            raise
+
+    def _read(self) -> None:
+        """Give each answer to who awaits it, until a socket is closed."""
+        poll = select.poll()
+        sockets = {sock.fileno(): sock for sock in (self._worker, self._zygote)}
+        for fd in sockets:
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                try:
+                    received = wire.receive(sockets[fd])
+                except OSError:
+                    received = None
+                if received is None:
+                    self._give_up()
+                    return
+                message, fds = received
+                with self._lock:
+                    pending = self._awaited.pop(message["id"], None)
+                if pending is not None:
+                    pending.settle(message, fds)
+
+    def _give_up(self) -> None:
+        with self._lock:
+            self._broken = True
+            awaited = list(self._awaited.values())
+            self._awaited.clear()
+        for pending in awaited:
+            pending.settle(None, [])
+
+
+def _error_from(verb: str, error: dict[str, Any]) -> ImgbuildError:
+    """Make the error that a worker raised; one of no name of ours is a SandboxError."""
+    if error.get("errno") in _NO_SPACE:
+        return disk_full(error["message"])
+    kind = getattr(errors, error["kind"], SandboxError)
+    if not (isinstance(kind, type) and issubclass(kind, ImgbuildError)):
+        kind = SandboxError
+    if kind is errors.StepFailedError or kind is SandboxError:
+        return SandboxError(f"{verb}: {error['message']}", hint=error["hint"])
+    made: ImgbuildError = kind(error["message"], hint=error["hint"])
+    return made
