@@ -1,11 +1,12 @@
 """Entries -> a layer in the store: blob and index, both whole or not at all."""
 
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from imgbuild.layer.compress import BlobWriter
 from imgbuild.layer.entry import Entry
 from imgbuild.layer.index import IndexWriter
+from imgbuild.layer.stream import Readable
 from imgbuild.layer.tarwrite import TarWriter
 from imgbuild.oci.descriptor import Layer
 from imgbuild.store.store import Store
@@ -41,7 +42,7 @@ class LayerMaker:
             self._file.discard()
             self._index_file.discard()
 
-    def add(self, entry: Entry, content: BinaryIO | None = None) -> None:
+    def add(self, entry: Entry, content: Readable | None = None) -> None:
         """Add the next entry, in layer order."""
         self._tar.add(entry, content)
 

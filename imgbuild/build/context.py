@@ -236,9 +236,7 @@ class ContextTree:
             except OSError as problem:
                 raise self._unreadable(path, problem) from None
             if entry.type == "dir":
-                yield from self._walk_dir(
-                    fd, name, hidden, Below(below, path, entry), prefix, links
-                )
+                yield from self._walk_dir(fd, Below(below, path, entry), links, hidden=hidden)
                 continue
             if found.st_nlink > 1 and stat.S_ISREG(found.st_mode):
                 first = links.setdefault((found.st_dev, found.st_ino), path)

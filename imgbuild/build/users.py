@@ -3,7 +3,7 @@
 Rules and words: github.com/moby/sys/user (GetExecUser) and BuildKit's readUser.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 from imgbuild.build.copyrules import Tree, resolve
@@ -15,10 +15,28 @@ _MAX_FILE = 4 << 20
 _MAX_ID = (1 << 31) - 1
 
 
+# Returns the first bytes of a regular file of the image, symlinks followed; None where none is.
+ReadFile = Callable[[bytes, int], bytes | None]
+
+
 class RootTree(Tree, Protocol):
     """A tree whose files can be read; `snapshot.view.RootView` is one."""
 
     def open(self, path: ImagePath) -> BinaryIO: ...
+
+
+def reader(tree: RootTree) -> ReadFile:
+    """Return how files of `tree` are read."""
+
+    def read(path: bytes, size: int) -> bytes | None:
+        real = resolve(tree.lstat, path)
+        entry = tree.lstat(real)
+        if entry is None or entry.type != "file":
+            return None
+        with tree.open(real) as stream:
+            return stream.read(size)
+
+    return read
 
 
 class RunUser(NamedTuple):
@@ -47,7 +65,7 @@ class UnknownUserError(ImageError):
     """A name that the image's passwd or group file lacks."""
 
 
-def run_user(tree: RootTree, spec: str) -> RunUser:
+def run_user(read: ReadFile, spec: str) -> RunUser:
     """Return who USER `spec` (`user[:group]`, names or numbers) is; empty is root.
 
     Raises `UnknownUserError` in BuildKit's words.
@@ -55,8 +73,8 @@ def run_user(tree: RootTree, spec: str) -> RunUser:
     user_arg, _, group_arg = spec.partition(":")
     number = _number(user_arg)
     if number is not None and (group := _number(group_arg)) is not None:
-        return RunUser(number, group, (), _home(tree, number))
-    known = _find_user(tree, user_arg, number)
+        return RunUser(number, group, (), _home(read, number))
+    known = _find_user(read, user_arg, number)
     if known is None and user_arg:
         if number is None:
             raise UnknownUserError(
@@ -67,14 +85,14 @@ def run_user(tree: RootTree, spec: str) -> RunUser:
     uid, gid, home = (known.uid, known.gid, known.home) if known else (0, 0, "/")
     groups: tuple[int, ...] = ()
     if group_arg:
-        gid = _find_group(tree, group_arg)
+        gid = _find_group(read, group_arg)
     elif known is not None and known.name:
-        groups = tuple(g.gid for g in _groups(tree) if known.name in g.members)
+        groups = tuple(g.gid for g in _groups(read) if known.name in g.members)
     # The runtime looks HOME up by number, whatever name led there.
-    return RunUser(uid, gid, groups, _home(tree, uid) if number is not None else home or "/")
+    return RunUser(uid, gid, groups, _home(read, uid) if number is not None else home or "/")
 
 
-def owner(tree: RootTree, spec: str) -> tuple[int, int]:
+def owner(read: ReadFile, spec: str) -> tuple[int, int]:
     """Return the ids of `--chown=spec`, also the owner of a WORKDIR: a lone number is both ids.
 
     Raises `ContextError` in BuildKit's words.
@@ -86,7 +104,7 @@ def owner(tree: RootTree, spec: str) -> tuple[int, int]:
         if number is not None:
             uid = gid = number
         else:
-            known = _find_user(tree, user_arg, None)
+            known = _find_user(read, user_arg, None)
             if known is None:
                 raise _invalid_owner("user", user_arg, "passwd")
             uid, gid = known.uid, known.gid
@@ -95,7 +113,7 @@ def owner(tree: RootTree, spec: str) -> tuple[int, int]:
         if number is not None:
             gid = number
         else:
-            found = [g.gid for g in _groups(tree) if g.name == group_arg]
+            found = [g.gid for g in _groups(read) if g.name == group_arg]
             if not found:
                 raise _invalid_owner("group", group_arg, "group")
             gid = found[0]
@@ -118,16 +136,16 @@ def _number(text: str) -> int | None:
     return value
 
 
-def _find_user(tree: RootTree, name: str, number: int | None) -> _User | None:
-    for user in _users(tree):
+def _find_user(read: ReadFile, name: str, number: int | None) -> _User | None:
+    for user in _users(read):
         if (user.uid == 0) if not name else user.name == name or user.uid == number:
             return user
     return None
 
 
-def _find_group(tree: RootTree, name: str) -> int:
+def _find_group(read: ReadFile, name: str) -> int:
     number = _number(name)
-    for group in _groups(tree):
+    for group in _groups(read):
         if group.name == name or group.gid == number:
             return group.gid
     if number is None:
@@ -138,19 +156,19 @@ def _find_group(tree: RootTree, name: str) -> int:
     return number
 
 
-def _home(tree: RootTree, uid: int) -> str:
-    return next((u.home for u in _users(tree) if u.uid == uid and u.home), "/")
+def _home(read: ReadFile, uid: int) -> str:
+    return next((u.home for u in _users(read) if u.uid == uid and u.home), "/")
 
 
-def _users(tree: RootTree) -> Iterator[_User]:
-    for fields in _rows(tree, b"etc/passwd", 7):
+def _users(read: ReadFile) -> Iterator[_User]:
+    for fields in _rows(read, b"etc/passwd", 7):
         uid, gid = _plain(fields[2]), _plain(fields[3])
         if uid is not None and gid is not None:
             yield _User(fields[0], uid, gid, fields[5])
 
 
-def _groups(tree: RootTree) -> Iterator[_Group]:
-    for fields in _rows(tree, b"etc/group", 4):
+def _groups(read: ReadFile) -> Iterator[_Group]:
+    for fields in _rows(read, b"etc/group", 4):
         gid = _plain(fields[2])
         if gid is not None:
             yield _Group(fields[0], gid, tuple(filter(None, fields[3].split(","))))
@@ -161,13 +179,8 @@ def _plain(text: str) -> int | None:
     return value if value is not None and value <= _MAX_ID else None
 
 
-def _rows(tree: RootTree, path: bytes, columns: int) -> Iterator[list[str]]:
-    real = resolve(tree.lstat, path)
-    entry = tree.lstat(real)
-    if entry is None or entry.type not in ("file", "hardlink"):
-        return
-    with tree.open(real) as stream:
-        data = stream.read(_MAX_FILE + 1)
+def _rows(read: ReadFile, path: bytes, columns: int) -> Iterator[list[str]]:
+    data = read(path, _MAX_FILE + 1) or b""
     if len(data) > _MAX_FILE:
         raise ImageError(f"/{path.decode()} of the image is larger than {_MAX_FILE} bytes")
     for line in data.decode("utf-8", "surrogateescape").split("\n"):

@@ -1,0 +1,183 @@
+"""Archives that ADD unpacks: told by content, decompressed into a nameless file, listed."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from imgbuild.build.copyrules import Below, Selected, Source, show
+from imgbuild.errors import ContextError, ImageError
+from imgbuild.layer.entry import Entry, ImagePath, sort_key
+
+_CHUNK = 1 << 20
+_MAGIC_BZIP2 = b"BZh"
+_MAGIC_XZ = b"\xfd7zXZ\0"
+_MAGIC_GZIP = b"\x1f\x8b"
+_MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
+_BLOCK = 512
+
+
+class UnpackedArchive:
+    """A decompressed archive with its members; close it when done."""
+
+    def __init__(self, file: IO[bytes], members: list[Entry]) -> None:
+        self._file = file
+        self._members = {entry.path: entry for entry in members}
+
+    def below(self) -> tuple[Below, ...]:
+        """Return the members in layer order."""
+        paths = sorted(self._members, key=sort_key)
+        return tuple(Below(path, path, self._members[path]) for path in paths)
+
+    def open(self, path: ImagePath) -> "Section":
+        """Return the content of a member that is a file."""
+        entry = self._members[path]
+        return Section(self._file, entry.offset, entry.size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Section:
+    """Part of a file as something to read."""
+
+    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+        self._file = file
+        self._left = size
+        file.seek(offset)
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(self._left if size < 0 else min(size, self._left))
+        self._left -= len(data)
+        return data
+
+
+def looks_like_archive(head: bytes) -> bool:
+    """Tell whether the first 512 bytes of a file are those of a tar or of something compressed."""
+    compressed = (_MAGIC_BZIP2, _MAGIC_XZ, _MAGIC_GZIP, _MAGIC_ZSTD)
+    return head.startswith(compressed) or _is_tar_header(head)
+
+
+def _is_tar_header(head: bytes) -> bool:
+    """Tell whether `head` is a tar header: its checksum says so (POSIX ustar, pax(1))."""
+    if len(head) < _BLOCK or not head[:1].strip(b"\0"):
+        return False
+    field = head[148:156].strip(b" \0")
+    if not field.isdigit():
+        return False
+    plain = head[:148] + b" " * 8 + head[156:_BLOCK]
+    try:
+        return int(field, 8) == sum(plain)
+    except ValueError:
+        return False
+
+
+def unpack(stream: BinaryIO, name: str, scratch: Path) -> UnpackedArchive | None:
+    """Decompress and list an archive; None when the content is no tar, which is then copied.
+
+    Raises `ContextError` for an archive that is damaged or tries to leave its directory.
+    """
+    from imgbuild.layer.tarread import scan
+
+    file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by the archive
+    try:
+        if not _decompress(stream, file):
+            file.close()
+            return None
+        members: list[Entry] = []
+        file.seek(0)
+        scan(file, members.append)
+        return UnpackedArchive(file, _as_docker_reads(members, name))
+    except ImageError as error:
+        file.close()
+        raise ContextError(f"cannot unpack {name}: {error.message}", hint=error.hint) from error
+    except BaseException:
+        file.close()
+        raise
+
+
+def _as_docker_reads(members: list[Entry], name: str) -> list[Entry]:
+    """Refuse whiteouts: in an archive that is no layer they would mean nothing good."""
+    for entry in members:
+        if entry.type in ("whiteout", "opaque"):
+            raise ContextError(f"cannot unpack {name}: it holds a whiteout of {show(entry.path)}")
+    return members
+
+
+def _decompress(stream: BinaryIO, out: IO[bytes]) -> bool:
+    """Write the tar inside `stream` to `out`; False when there is no tar inside."""
+    plain = _plain(stream)
+    head = b""
+    while len(head) < _BLOCK and (more := plain(_BLOCK - len(head))):
+        head += more
+    if not _is_tar_header(head):
+        return False
+    out.write(head)
+    while chunk := plain(_CHUNK):
+        out.write(chunk)
+    return True
+
+
+def _plain(stream: BinaryIO) -> Callable[[int], bytes]:
+    """Return a function that reads the decompressed content; it raises `ImageError`."""
+    head = stream.read(8)
+    stream.seek(0)
+    if head.startswith(_MAGIC_BZIP2):
+        import bz2
+
+        return _guarded(bz2.BZ2File(stream).read)
+    if head.startswith(_MAGIC_XZ):
+        import lzma
+
+        return _guarded(lzma.LZMAFile(stream).read)
+    from imgbuild.layer.decompress import open_uncompressed
+
+    return open_uncompressed(stream).read
+
+
+def _guarded(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    def guarded(size: int) -> bytes:
+        try:
+            return read(size)
+        except (OSError, EOFError, ValueError) as error:
+            raise ImageError(f"the compressed data is damaged: {error}") from None
+        except Exception as error:
+            # lzma.LZMAError has no base class of use, and lzma need not be there to name it.
+            if type(error).__name__ != "LZMAError":
+                raise
+            raise ImageError(f"the compressed data is damaged: {error}") from None
+
+    return guarded
+
+
+def with_archives(
+    sources: tuple[Source, ...], open_file: Callable[[ImagePath], BinaryIO], scratch: Path
+) -> tuple[list[Source], dict[int, UnpackedArchive]]:
+    """Turn the files among `sources` that are archives into their members."""
+    out: list[Source] = []
+    archives: dict[int, UnpackedArchive] = {}
+    try:
+        for number, source in enumerate(sources):
+            found = _archive(source.selected, open_file, scratch)
+            if found is None:
+                out.append(source)
+                continue
+            archives[number] = found
+            out.append(Source(source.selected, found.below(), unpacked=True))
+    except BaseException:
+        for archive in archives.values():
+            archive.close()
+        raise
+    return out, archives
+
+
+def _archive(
+    selected: Selected, open_file: Callable[[ImagePath], BinaryIO], scratch: Path
+) -> UnpackedArchive | None:
+    if selected.entry.type != "file":
+        return None
+    with open_file(selected.path) as stream:
+        if not looks_like_archive(stream.read(_BLOCK)):
+            return None
+    with open_file(selected.path) as stream:
+        return unpack(stream, show(selected.path), scratch)

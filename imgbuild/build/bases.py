@@ -1,0 +1,181 @@
+"""Where FROM and COPY --from find images: --build-context, the local store, a registry."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from imgbuild.build.images import for_platform, load_image
+from imgbuild.errors import ImageError, NameNotFoundError, UsageError
+from imgbuild.events import EventSink, Notice
+from imgbuild.oci.config import ImageConfig
+from imgbuild.oci.descriptor import Descriptor
+from imgbuild.oci.manifest import Manifest, parse_manifest
+from imgbuild.oci.platform import Platform
+from imgbuild.oci.reference import Reference, parse_reference
+from imgbuild.plan.model import BaseImage
+from imgbuild.store.store import Store
+from imgbuild.transfer import copy_image
+
+_LAYOUT = "oci-layout://"
+_IMAGE = "docker-image://"
+_HOST = "host://"
+_KNOWN = (_LAYOUT, _IMAGE, _HOST)
+
+Pull = Callable[[Reference, Platform], Descriptor]
+
+
+class Lookup(NamedTuple):
+    """How bases are found.
+
+    `contexts` is what --build-context maps; `pull` copies an image into the store and returns
+    its descriptor; `always_pull` asks the registry even for what the store has.
+    """
+
+    store: Store
+    contexts: Mapping[str, str]
+    pull: Pull
+    events: EventSink
+    search_path: str
+    always_pull: bool = False
+
+
+def directory_contexts(contexts: Mapping[str, str]) -> dict[str, Path]:
+    """Return the named contexts that are directories; raise `UsageError` for what is nothing known."""
+    found = {}
+    for name, value in contexts.items():
+        if value.startswith(_KNOWN):
+            continue
+        if "://" in value:
+            raise UsageError(
+                f"--build-context {name}={value}: this kind of source is not supported yet",
+                hint=f"give {', '.join(_KNOWN)} or a directory",
+            )
+        if not Path(value).is_dir():
+            raise UsageError(
+                f"--build-context {name}={value}: no such directory",
+                hint=f"give {', '.join(_KNOWN)} or a directory",
+            )
+        found[name] = Path(value)
+    return found
+
+
+class Bases:
+    """Resolve names of images, each once; `fresh` holds the names that were not in the store."""
+
+    def __init__(self, lookup: Lookup) -> None:
+        self._lookup = lookup
+        self._known: dict[tuple[str, Platform], BaseImage] = {}
+        self.fresh: set[str] = set()
+
+    def resolve(self, name: str, platform: Platform) -> BaseImage:
+        """Return the image `name` for `platform`, in the store with all its blobs.
+
+        Raises `ImageError`, `RegistryError`, `StoreError` or `UsageError`.
+        """
+        key = (name, platform)
+        if key not in self._known:
+            self._known[key] = self._resolve(name, platform)
+        return self._known[key]
+
+    def _resolve(self, name: str, platform: Platform) -> BaseImage:
+        context = self._context(name)
+        if context is None:
+            return self._by_name(name, name, platform)
+        if context.startswith(_LAYOUT):
+            return self._from_layout(name, context, platform)
+        if context.startswith(_IMAGE):
+            return self._by_name(name, context.removeprefix(_IMAGE), platform)
+        if context.startswith(_HOST):
+            return self._from_host(name, context.removeprefix(_HOST), platform)
+        raise UsageError(
+            f"--build-context {name}={context} is a directory: FROM needs an image",
+            hint=f"give {', '.join(_KNOWN)}, or use the directory with COPY --from={name}",
+        )
+
+    def _context(self, name: str) -> str | None:
+        contexts = self._lookup.contexts
+        if name in contexts:
+            return contexts[name]
+        # A name stands for an image however it is spelt: debian is docker.io/library/debian:latest.
+        full = _normal(name)
+        return next((v for k, v in contexts.items() if full and _normal(k) == full), None)
+
+    def _by_name(self, name: str, text: str, platform: Platform) -> BaseImage:
+        if text == "scratch":
+            return BaseImage(name, None, ImageConfig(platform), ())
+        reference = parse_reference(text)
+        store = self._lookup.store
+        if not self._lookup.always_pull and (found := self._stored(name, reference, platform)):
+            return found
+        descriptor = self._lookup.pull(reference, platform)
+        self.fresh.add(name)
+        image = load_image(store.blobs, name, descriptor, platform)
+        if reference.tag:
+            store.names.tag(str(reference), descriptor)
+        return image
+
+    def _stored(self, name: str, reference: Reference, platform: Platform) -> BaseImage | None:
+        store = self._lookup.store
+        try:
+            descriptor = store.names.resolve(str(reference))
+        except NameNotFoundError:
+            return None
+        if not store.blobs.exists(descriptor):
+            return None
+        image = load_image(store.blobs, name, descriptor, platform)
+        if not all(store.blobs.exists(layer.descriptor) for layer in image.layers):
+            return None
+        if image.config.platform.architecture and not image.config.platform.matches(platform):
+            self._lookup.events(
+                Notice(
+                    f"{name} in the store is for {image.config.platform}; pulling for {platform}"
+                )
+            )
+            return None
+        return image
+
+    def _from_layout(self, name: str, context: str, platform: Platform) -> BaseImage:
+        from imgbuild.store.layout import OciLayout, split_location
+
+        path, wanted = split_location(context)
+        blobs = self._lookup.store.blobs
+        layout = OciLayout(path)
+        try:
+            descriptor, _ = for_platform(layout, layout.resolve(wanted), platform)
+            if not _is_complete(self._lookup.store, descriptor):
+                copy_image(layout, blobs, descriptor, events=self._lookup.events)
+                self.fresh.add(name)
+        finally:
+            layout.close()
+        return load_image(blobs, name, descriptor, platform)
+
+    def _from_host(self, name: str, programs: str, platform: Platform) -> BaseImage:
+        from imgbuild.build.hostbase import host_image
+
+        wanted = tuple(filter(None, (item.strip() for item in programs.split(","))))
+        image, made = host_image(self._lookup.store, wanted, self._lookup.search_path)
+        if made:
+            self.fresh.add(name)
+        if not image.config.platform.matches(platform):
+            raise ImageError(
+                f"host:// makes an image for {image.config.platform}, not for {platform}",
+                hint="leave --platform out",
+            )
+        return replace(image, name=name)
+
+
+def _normal(name: str) -> str | None:
+    try:
+        return str(parse_reference(name))
+    except UsageError:
+        return None
+    except ImageError:
+        return None
+
+
+def _is_complete(store: Store, descriptor: Descriptor) -> bool:
+    if not store.blobs.exists(descriptor):
+        return False
+    manifest = parse_manifest(store.blobs.read(descriptor.digest), descriptor.media_type)
+    return isinstance(manifest, Manifest) and all(map(store.blobs.exists, manifest.children()))

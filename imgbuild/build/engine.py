@@ -1,0 +1,355 @@
+"""The straight line: for each step of each stage its key, then the cached layer or a new one."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, assert_never
+
+from imgbuild.build.finish import history_entry, timestamp, write_image
+from imgbuild.build.rootfs import Rootfs
+from imgbuild.errors import ContextError, ImgbuildError
+from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
+from imgbuild.oci.config import HistoryEntry, ImageConfig
+from imgbuild.oci.descriptor import Descriptor, Layer
+from imgbuild.oci.digest import digest_bytes
+from imgbuild.plan.cachekey import base_key, chain, step_fields
+from imgbuild.plan.model import (
+    BaseImage,
+    BuildPlan,
+    CacheKey,
+    ContextSource,
+    CopyStep,
+    ImageSource,
+    MetaStep,
+    RunStep,
+    ScratchBase,
+    Stage,
+    StageBase,
+    StageSource,
+    WorkdirStep,
+)
+from imgbuild.store.cache import StepRecord
+from imgbuild.store.store import Store
+
+if TYPE_CHECKING:
+    from imgbuild.build.commit import LayerMaker
+    from imgbuild.build.context import ContextTree
+    from imgbuild.build.sources import Gathered
+    from imgbuild.snapshot.roots import Roots
+
+LayerStep = RunStep | CopyStep | WorkdirStep
+
+
+@dataclass(frozen=True, slots=True)
+class BuildInputs:
+    """What a build is made of beside its plan.
+
+    `open_context` opens the main context (empty name) or one that --build-context named; the
+    engine closes it. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
+    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
+    """
+
+    store: Store
+    rootfs: Rootfs
+    open_context: Callable[[str], "ContextTree"]
+    events: EventSink
+    clamp: int | None = None
+    no_cache: bool = False
+    fresh: frozenset[str] = frozenset()
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """How a step went; `layer` is None for a FROM."""
+
+    name: str
+    verdict: Verdict
+    seconds: float
+    layer: Layer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build made: `descriptor` is of the manifest."""
+
+    descriptor: Descriptor
+    config: ImageConfig
+    layers: tuple[Layer, ...]
+    steps: tuple[StepOutcome, ...]
+
+
+@dataclass(slots=True)
+class _Progress:
+    """A stage as far as it is built."""
+
+    stage: Stage
+    key: CacheKey
+    layers: list[Layer]
+    history: list[HistoryEntry]
+
+
+def build_image(plan: BuildPlan, inputs: BuildInputs) -> Built:
+    """Build the target of `plan` and put its manifest into the store, unnamed.
+
+    Raises an `ImgbuildError` with the span of the instruction that failed.
+    """
+    with ExitStack() as stack:
+        return _Engine(plan, inputs, stack).build()
+
+
+class _Engine:
+    def __init__(self, plan: BuildPlan, inputs: BuildInputs, stack: ExitStack) -> None:
+        self._plan = plan
+        self._inputs = inputs
+        self._store = inputs.store
+        self._stack = stack
+        self._done: dict[int, _Progress] = {}
+        self._outcomes: list[StepOutcome] = []
+        self._contexts: dict[str, ContextTree] = {}
+        self._opened: Roots | None = None
+
+    def build(self) -> Built:
+        plan = self._plan
+        shown = [s for stage in plan.stages for s in stage.steps if not isinstance(s, MetaStep)]
+        total = len(shown) + sum(stage.title is not None for stage in plan.stages)
+        self._inputs.events(BuildStarted(total, str(plan.platform)))
+        for stage in plan.stages:
+            self._build_stage(stage)
+        target = self._done[plan.target]
+        descriptor, config = write_image(
+            self._store.blobs, target.stage, target.layers, target.history, self._inputs.clamp
+        )
+        return Built(descriptor, config, tuple(target.layers), tuple(self._outcomes))
+
+    def _build_stage(self, stage: Stage) -> None:
+        progress = self._start(stage)
+        self._done[stage.index] = progress
+        if stage.title is not None:
+            base = stage.base
+            is_fresh = isinstance(base, BaseImage) and base.name in self._inputs.fresh
+            with self._step(stage.title) as finish:
+                finish("done" if is_fresh else "cached", None)
+        for step in stage.steps:
+            if isinstance(step, MetaStep):
+                progress.history.append(history_entry(step.created_by, None, empty=True))
+                continue
+            with self._located(step), self._step(step.name) as finish:
+                record, verdict = self._make_or_find(step, progress)
+                finish(verdict, record.layer)
+            progress.layers.append(record.layer)
+            progress.history.append(history_entry(step.created_by, record.created, empty=False))
+
+    def _start(self, stage: Stage) -> _Progress:
+        match stage.base:
+            case ScratchBase():
+                key = base_key(stage.base, self._plan.platform)
+                return _Progress(stage, key, [], list(stage.base_history))
+            case BaseImage():
+                key = base_key(stage.base, self._plan.platform)
+                return _Progress(stage, key, list(stage.base.layers), list(stage.base_history))
+            case StageBase(index):
+                below = self._done[index]
+                return _Progress(stage, below.key, list(below.layers), list(below.history))
+            case _:
+                assert_never(stage.base)
+
+    # --- one step
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[Callable[[Verdict, Layer | None], None]]:
+        """Report a step; the block says how it went, or fails."""
+        number = len(self._outcomes) + 1
+        started = time.monotonic()
+        events = self._inputs.events
+        events(StepStarted(number, name))
+        how: list[tuple[Verdict, Layer | None]] = []
+        try:
+            yield lambda verdict, layer: how.append((verdict, layer))
+        except BaseException:
+            events(StepFinished(number, name, "failed", time.monotonic() - started))
+            raise
+        verdict, layer = how[0]
+        seconds = time.monotonic() - started
+        self._outcomes.append(StepOutcome(name, verdict, seconds, layer))
+        events(StepFinished(number, name, verdict, seconds))
+
+    @contextmanager
+    def _located(self, step: LayerStep) -> Iterator[None]:
+        """Give errors of a step the place of its instruction."""
+        try:
+            yield
+        except ImgbuildError as error:
+            error.span = error.span or step.span
+            error.source = error.source or self._inputs.source
+            raise
+
+    def _make_or_find(self, step: LayerStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
+        match step:
+            case RunStep():
+                inputs = {"ids": "single"} if self._inputs.rootfs.single_id else {}
+                document = self._key(step, progress, "run", inputs)
+                return self._cached(progress, document) or self._make(
+                    progress, document, lambda: self._run(step, progress)
+                )
+            case WorkdirStep():
+                document = self._key(step, progress, "workdir", {})
+                return self._cached(progress, document) or self._make(
+                    progress, document, lambda: self._workdir(step, progress)
+                )
+            case CopyStep():
+                gathered: list[Gathered] = []
+                digest = self._content_digest(step, gathered)
+                document = self._key(step, progress, "copy", {"content": digest})
+                return self._cached(progress, document) or self._make(
+                    progress, document, lambda: self._copy(step, progress, gathered)
+                )
+            case _:
+                assert_never(step)
+
+    def _key(
+        self, step: LayerStep, progress: _Progress, kind: str, inputs: Mapping[str, str]
+    ) -> bytes:
+        """Advance the stage's key over `step`; return what the key is made of."""
+        fields: dict[str, Any] = dict(step_fields(step))
+        fields["clamp"] = self._inputs.clamp
+        fields["platform"] = str(self._plan.platform)
+        progress.key, document = chain(progress.key, kind, fields, inputs)
+        return document
+
+    def _cached(self, progress: _Progress, _document: bytes) -> tuple[StepRecord, Verdict] | None:
+        if self._inputs.no_cache:
+            return None
+        record = self._store.cache.get(progress.key)
+        if record is None or not self._store.blobs.exists(record.layer.descriptor):
+            return None
+        return record, "cached"
+
+    def _make(
+        self, progress: _Progress, document: bytes, make: Callable[[], Layer]
+    ) -> tuple[StepRecord, Verdict]:
+        layer = make()
+        record = StepRecord(layer, timestamp(self._inputs.clamp))
+        # A step is remembered once its layer is on disk: the cache may know of nothing else.
+        self._store.cache.put(progress.key, record, document)
+        return record, "done"
+
+    def _maker(self) -> "LayerMaker":
+        from imgbuild.build.commit import LayerMaker
+
+        return LayerMaker(self._store, self._inputs.clamp)
+
+    # --- RUN
+
+    def _run(self, step: RunStep, progress: _Progress) -> Layer:
+        from imgbuild.build.runstep import RunContext, run_layer
+
+        context = RunContext(
+            self._inputs.events,
+            len(self._outcomes) + 1,
+            self._inputs.clamp,
+            self._inputs.rootfs.single_id,
+            self._maker,
+        )
+        with self._roots().workspace(progress.layers) as workspace:
+            return run_layer(step, workspace, context)
+
+    def _roots(self) -> "Roots":
+        if self._opened is None:
+            self._opened = self._stack.enter_context(self._inputs.rootfs.open())
+        return self._opened
+
+    # --- COPY, ADD, WORKDIR
+
+    def _workdir(self, step: WorkdirStep, progress: _Progress) -> Layer:
+        from imgbuild.build.copystep import workdir_layer
+
+        view = self._inputs.rootfs.stack.view(progress.layers)
+        with self._maker() as maker:
+            try:
+                workdir_layer(maker, step, view, self._inputs.clamp)
+            finally:
+                view.close()
+            maker.finish_tar()
+            return maker.finish()
+
+    def _content_digest(self, step: CopyStep, gathered: "list[Gathered]") -> str:
+        """Return the digest of what the sources hold; `gathered` takes them when they were listed."""
+        if isinstance(step.source, ContextSource):
+            gathered.append(self._gather(step))
+            return gathered[0].digest
+        layers = self._source_layers(step)
+        # What layers hold never changes, so that a cached build need not look into an index.
+        question = repr(([layer.diff_id for layer in layers], step.sources))
+        memo = f"sources {digest_bytes(question.encode('utf-8', 'surrogateescape'))}"
+        digest = None if self._inputs.no_cache else self._store.cache.memo(memo)
+        if digest is None:
+            gathered.append(self._gather(step))
+            digest = gathered[0].digest
+            self._store.cache.set_memo(memo, digest)
+        return digest
+
+    def _gather(self, step: CopyStep) -> "Gathered":
+        from imgbuild.build import sources
+
+        if isinstance(step.source, ContextSource):
+            tree = self._context(step.source.name)
+            return sources.from_context(tree, step.sources, self._store.cache)
+        view = self._inputs.rootfs.stack.view(self._source_layers(step))
+        try:
+            return sources.from_image(view, step.sources)
+        finally:
+            view.close()
+
+    def _source_layers(self, step: CopyStep) -> Sequence[Layer]:
+        match step.source:
+            case StageSource(index):
+                return self._done[index].layers
+            case ImageSource(image):
+                return image.layers
+            case ContextSource():
+                return ()
+            case _:
+                assert_never(step.source)
+
+    def _copy(self, step: CopyStep, progress: _Progress, gathered: "list[Gathered]") -> Layer:
+        from imgbuild.build.copystep import context_origin, copy_layer, view_origin
+
+        found = gathered[0] if gathered else self._gather(step)
+        stack = self._inputs.rootfs.stack
+        with ExitStack() as opened, self._maker() as maker:
+            view = stack.view(progress.layers)
+            opened.callback(view.close)
+            if isinstance(step.source, ContextSource):
+                origin = context_origin(self._context(step.source.name))
+            else:
+                source = stack.view(self._source_layers(step))
+                opened.callback(source.close)
+                origin = view_origin(source)
+            scratch = self._store.paths.staging
+            clamp = self._inputs.clamp
+            copy_layer(maker, step, view, found, origin, clamp=clamp, scratch=scratch)
+            maker.finish_tar()
+            return maker.finish()
+
+    def _context(self, name: str) -> "ContextTree":
+        if name not in self._contexts:
+            self._contexts[name] = self._inputs.open_context(name)
+            self._stack.callback(self._contexts[name].close)
+        return self._contexts[name]
+
+
+def open_contexts(
+    main: Callable[[], "ContextTree"], named: Mapping[str, Callable[[], "ContextTree"]]
+) -> Callable[[str], "ContextTree"]:
+    """Return what `BuildInputs.open_context` asks for, over contexts that are opened when asked."""
+
+    def opener(name: str) -> "ContextTree":
+        if not name:
+            return main()
+        if name not in named:
+            raise ContextError(f"no build context is called {name}")
+        return named[name]()
+
+    return opener
