@@ -125,8 +125,10 @@ class Stage:
     """A stage that the target needs.
 
     `config` is final but for diff ids, history and times, which the engine fills in;
-    `base_history` is what the base brought. `title` is the progress name of its FROM
-    (`[build 1/5] FROM docker.io/library/debian:12`), None for scratch.
+    `base_history` is what a base image brought: empty for scratch and for a stage as the base,
+    whose history, with its times, is known once that stage is built. `title` is the progress name
+    of its FROM (`[build 1/5] FROM docker.io/library/debian:12@sha256:…`), None where there is
+    nothing to fetch: scratch, a stage, an image without layers.
     """
 
     index: int
@@ -141,11 +143,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class BuildPlan:
-    """The stages that the target needs, in the order in which they can be built."""
+    """The stages that the target needs, in the order in which they can be built.
+
+    `source_date_epoch` is what the Dockerfile or a build argument sets, in seconds since 1970.
+    """
 
     platform: Platform
     stages: tuple[Stage, ...]
     target: int
+    source_date_epoch: int | None = None
 
     def stage(self, index: int) -> Stage:
         """Return the stage with the Dockerfile's number `index`."""

@@ -1,0 +1,102 @@
+"""Cache keys: what a step's result depends on, as one canonical document and its digest.
+
+Spans, names and history texts are left out, so that re-indenting a Dockerfile keeps the cache.
+Proxies are left out as docker does. JSON frames the parts: no two inputs can run together.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, assert_never
+
+from imgbuild.oci.platform import Platform
+from imgbuild.plan.model import (
+    BaseImage,
+    CacheKey,
+    ContextSource,
+    CopyStep,
+    ImageSource,
+    RunStep,
+    ScratchBase,
+    Source,
+    StageSource,
+    WorkdirStep,
+)
+
+# Raised whenever the same step may give another layer than before.
+VERSION = 1
+
+StepKind = Literal["run", "copy", "mkdir"]
+MakingStep = RunStep | CopyStep | WorkdirStep
+
+
+def chain(
+    parent: CacheKey, kind: str, fields: Mapping[str, Any], inputs: Mapping[str, str]
+) -> tuple[CacheKey, bytes]:
+    """Return the key of what `kind` makes of `parent`, and the document that the key is the digest of.
+
+    `fields` must be JSON values; `inputs` maps what was read to digests.
+    """
+    document = json.dumps(
+        [VERSION, parent, kind, fields, inputs], sort_keys=True, separators=(",", ":")
+    ).encode("ascii")
+    return CacheKey(f"sha256:{hashlib.sha256(document).hexdigest()}"), document
+
+
+def base_key(base: BaseImage | ScratchBase, platform: Platform) -> CacheKey:
+    """Return the key that the steps of a stage start from.
+
+    Only content counts: two names of the same layers share a cache. What steps take from the
+    base's config is in their own fields.
+    """
+    layers = [layer.diff_id for layer in base.layers] if isinstance(base, BaseImage) else []
+    return chain(CacheKey(""), "base", {"platform": str(platform), "layers": layers}, {})[0]
+
+
+def step_kind(step: MakingStep) -> StepKind:
+    match step:
+        case RunStep():
+            return "run"
+        case CopyStep():
+            return "copy"
+        case WorkdirStep():
+            return "mkdir"
+        case _:
+            assert_never(step)
+
+
+def step_fields(step: MakingStep) -> Mapping[str, Any]:
+    """Return what of a step its result depends on, beside its parent and the content it reads."""
+    match step:
+        case RunStep():
+            return {
+                "argv": step.argv,
+                "env": step.env,
+                "cwd": step.cwd,
+                "user": step.user,
+                "network": step.network,
+            }
+        case CopyStep():
+            return {
+                "from": _source_kind(step.source),
+                "sources": step.sources,
+                "dest": step.dest,
+                "chown": step.chown,
+                "chmod": step.chmod,
+                "unpack": step.unpack,
+            }
+        case WorkdirStep():
+            return {"path": step.path, "user": step.user}
+        case _:
+            assert_never(step)
+
+
+def _source_kind(source: Source) -> str:
+    # Which context, stage or image it is shows in the digests; owners are only kept from roots.
+    match source:
+        case ContextSource():
+            return "context"
+        case StageSource() | ImageSource():
+            return "root"
+        case _:
+            assert_never(source)

@@ -1,0 +1,225 @@
+"""Instructions to a build plan: every word expanded, every config folded, stages pruned and ordered.
+
+Pure: images are resolved by a function that is given; nothing is fetched, read or run here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from imgbuild.dockerfile.instructions import Dockerfile, OnBuild
+from imgbuild.dockerfile.quoting import quote
+from imgbuild.dockerfile.suggest import did_you_mean
+from imgbuild.errors import DockerfileError, ImgbuildError, UsageError
+from imgbuild.oci.config import ImageConfig
+from imgbuild.oci.platform import Platform
+from imgbuild.oci.reference import parse_reference
+from imgbuild.plan.epoch import source_date_epoch
+from imgbuild.plan.fold import Config, scratch_config
+from imgbuild.plan.graph import SCRATCH, Graph, Node
+from imgbuild.plan.model import (
+    Base,
+    BaseImage,
+    BuildPlan,
+    ContextSource,
+    ImageSource,
+    ScratchBase,
+    Source,
+    Stage,
+    StageBase,
+    StageSource,
+)
+from imgbuild.plan.onbuild import expand_triggers
+from imgbuild.plan.options import PlanOptions
+from imgbuild.plan.place import located
+from imgbuild.plan.prune import check_cycles, needed
+from imgbuild.plan.scope import (
+    Scope,
+    global_arguments,
+    platform_arguments,
+)
+from imgbuild.plan.stage import StageWork, Text
+from imgbuild.plan.support import refuse_foreign_frontend, unsupported
+
+ResolveBase = Callable[[str, Platform], BaseImage]
+
+__all__ = ["PlanOptions", "ResolveBase", "make_plan"]
+
+
+def make_plan(dockerfile: Dockerfile, options: PlanOptions, resolve_base: ResolveBase) -> BuildPlan:
+    """Return what building `dockerfile` means.
+
+    `resolve_base` is called once for each image and platform that the target needs: with the name
+    of a --build-context where one applies, else with the name as FROM or COPY --from has it.
+    Raises `DockerfileError`, and what `resolve_base` raises, with the place added.
+    """
+    if not dockerfile.stages:
+        raise DockerfileError(
+            "dockerfile contains no stages to build",
+            hint="start it with FROM, e.g. FROM debian:bookworm-slim",
+            source=dockerfile.source,
+        )
+    return _Planner(dockerfile, options, resolve_base).plan()
+
+
+class _Planner:
+    def __init__(
+        self, dockerfile: Dockerfile, options: PlanOptions, resolve_base: ResolveBase
+    ) -> None:
+        given: Mapping[str, str] = {**options.proxies, **options.build_args}
+        name = options.target or dockerfile.stages[-1].from_.name or ""
+        predefined = platform_arguments(options.platform, options.build_platform, name)
+        refuse_foreign_frontend(dockerfile, given.get("BUILDKIT_SYNTAX"))
+        self._dockerfile = dockerfile
+        self._options = options
+        self._resolve_base = resolve_base
+        self._arguments = global_arguments(dockerfile, given, predefined)
+        self._graph = Graph(dockerfile, self._arguments, options)
+        self._images: dict[tuple[str, Platform], BaseImage] = {}
+        self._bases: dict[int, BaseImage] = {}
+        self._stages: dict[int, Stage] = {}
+        self._scopes: dict[int, Scope] = {}
+
+    def plan(self) -> BuildPlan:
+        dockerfile, graph = self._dockerfile, self._graph
+        target = graph.target(self._options.target)
+        for node in graph.nodes:
+            graph.connect(node, node.items, dockerfile.source)
+        check_cycles(graph, dockerfile.source)
+        graph.settle_labels()
+        nodes = needed(graph, target, self._prepare)
+        text = Text(dockerfile.source, dockerfile.source.split("\n"), dockerfile.escape)
+        for node in nodes:
+            self._plan_stage(node, text, is_target=node is target)
+        return BuildPlan(
+            self._options.platform,
+            tuple(self._stages.values()),
+            target.index,
+            source_date_epoch(dockerfile, self._arguments),
+        )
+
+    # --- bases, before anything is planned: their triggers may need more stages
+
+    def _prepare(self, node: Node) -> None:
+        try:
+            self._find_base(node)
+        except ImgbuildError as error:
+            raise located(error, node.span, self._dockerfile.source) from None
+
+    def _find_base(self, node: Node) -> None:
+        if node.context is not None:
+            if node.context not in self._options.directory_contexts:
+                self._bases[node.index] = self._resolve(node.context, node.platform)
+            return
+        if node.base is not None:
+            triggers = self._triggers(self._graph.nodes[node.base])
+        elif node.image == SCRATCH:
+            return
+        else:
+            image = self._image(node.image, node.platform)
+            self._bases[node.index] = image
+            triggers = image.config.run.on_build
+        if triggers:
+            items = list(expand_triggers(triggers, node.span))
+            node.add_triggers(items)
+            self._graph.connect(node, items, self._dockerfile.source)
+
+    def _triggers(self, base: Node) -> tuple[str, ...]:
+        if base.context is not None:
+            image = self._bases.get(base.index)
+            return image.config.run.on_build if image else ()
+        found = (item.instruction for item in base.items)
+        return tuple(each.text for each in found if isinstance(each, OnBuild))
+
+    def _image(self, name: str, platform: Platform) -> BaseImage:
+        """Resolve the base `name`, or the context that stands for it."""
+        context = self._graph.context_of(name)
+        if context in self._options.directory_contexts:
+            raise unsupported(
+                f"FROM {name} with a directory as its build context",
+                "give an image: oci-layout://… or docker-image://…",
+            )
+        return self._resolve(context or _checked(name), platform)
+
+    def _resolve(self, name: str, platform: Platform) -> BaseImage:
+        image = self._images.get((name, platform))
+        if image is None:
+            try:
+                image = self._resolve_base(name, platform)
+            except ImgbuildError as error:
+                labels = [node.label for node in self._graph.nodes]
+                error.hint = error.hint or did_you_mean(name, labels).strip(" ()") or None
+                raise
+            self._images[name, platform] = image
+        return image
+
+    # --- stages, in the order of the Dockerfile
+
+    def _plan_stage(self, node: Node, text: Text, *, is_target: bool) -> None:
+        if node.context in self._options.directory_contexts:
+            if is_target:
+                error = unsupported(
+                    f"a directory as the build context {node.context} of the target"
+                )
+                raise located(error, node.span, text.source)
+            return
+        base, start, parent = self._start(node, text)
+        config = Config(start, self._options.platform)
+        scope = Scope(self._arguments, parent)
+        work = StageWork(node, base, config, scope, self._options.network)
+        stage = work.plan(text, self._source)
+        if is_target and self._options.labels:
+            config.add_labels(self._options.labels)
+            stage = replace(stage, config=config.finished())
+        self._stages[node.index] = stage
+        self._scopes[node.index] = scope
+
+    def _start(self, node: Node, text: Text) -> tuple[Base, ImageConfig, Scope | None]:
+        image = self._bases.get(node.index)
+        if image is not None:
+            return image, image.config, None
+        if node.base is None:
+            return ScratchBase(), scratch_config(self._options.platform), None
+        stage = self._stages.get(node.base)
+        if stage is None:
+            error = unsupported(
+                f"FROM {node.image} with a directory as its build context",
+                "give an image: oci-layout://… or docker-image://…",
+            )
+            raise located(error, node.span, text.source)
+        return StageBase(node.base), stage.config, self._scopes[node.base]
+
+    def _source(self, name: str, node: Node) -> Source:
+        """Tell what COPY --from=`name` in the stage `node` means."""
+        found = self._graph.find(name)
+        if found.stage is not None:
+            return self._stage_source(name, node, self._graph.nodes[found.stage])
+        if name == SCRATCH:
+            platform = self._options.platform
+            return ImageSource(BaseImage(SCRATCH, None, scratch_config(platform), ()))
+        context = self._graph.context_of(name)
+        if context is not None and context in self._options.directory_contexts:
+            return ContextSource(context)
+        return ImageSource(self._resolve(context or _checked(name), self._options.platform))
+
+    def _stage_source(self, name: str, node: Node, source: Node) -> Source:
+        if source.context is not None:
+            image = self._bases.get(source.index)
+            return ImageSource(image) if image else ContextSource(source.context)
+        if source.index >= node.index:
+            raise DockerfileError(
+                f"cannot copy from stage {quote(name)}, it needs to be defined before current"
+                f" stage {quote(node.label)}",
+                hint="move the stage up",
+            )
+        return StageSource(source.index)
+
+
+def _checked(name: str) -> str:
+    """Return `name` when it names an image; raise `DockerfileError` in BuildKit's words."""
+    try:
+        parse_reference(name)
+    except UsageError as error:
+        raise DockerfileError(
+            f"failed to parse stage name {quote(name)}: {error.message}", hint=error.hint
+        ) from None
+    return name

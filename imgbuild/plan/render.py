@@ -1,0 +1,208 @@
+"""A plan as people read it, and as JSON."""
+
+from collections.abc import Iterator
+from typing import Any, assert_never
+
+from imgbuild.oci.config import ImageConfig, dump_config
+from imgbuild.plan.model import (
+    Base,
+    BaseImage,
+    BuildPlan,
+    ContextSource,
+    CopyStep,
+    ImageSource,
+    MetaStep,
+    RunStep,
+    ScratchBase,
+    Source,
+    Stage,
+    StageBase,
+    StageSource,
+    Step,
+    WorkdirStep,
+)
+
+
+def render_plan(plan: BuildPlan) -> str:
+    """Return the text that `imgbuild plan` shows: each stage, its steps, and the final config."""
+    return "".join(f"{line}\n" for line in _lines(plan))
+
+
+def render_json(plan: BuildPlan) -> str:
+    """Return the plan as indented JSON text."""
+    import json
+
+    return json.dumps(to_json(plan), indent=2) + "\n"
+
+
+def to_json(plan: BuildPlan) -> dict[str, Any]:
+    """Return the plan as JSON values; proxies show by name only, they may hold passwords."""
+    return {
+        "platform": str(plan.platform),
+        "target": plan.target,
+        "source_date_epoch": plan.source_date_epoch,
+        "stages": [_stage_json(stage) for stage in plan.stages],
+    }
+
+
+# --- text
+
+
+def _lines(plan: BuildPlan) -> Iterator[str]:
+    yield f"platform {plan.platform}"
+    if plan.source_date_epoch is not None:
+        yield f"source date epoch {plan.source_date_epoch}"
+    for stage in plan.stages:
+        yield ""
+        name = f" {stage.name}" if stage.name else ""
+        yield f"stage {stage.index}{name} (line {stage.span.first}) from {_base_text(stage.base)}"
+        for step in stage.steps:
+            yield from _step_lines(step)
+    yield ""
+    yield from _config_lines(plan.stage(plan.target).config)
+
+
+def _base_text(base: Base) -> str:
+    match base:
+        case ScratchBase():
+            return "scratch"
+        case StageBase(index=index):
+            return f"stage {index}"
+        case BaseImage(name=name, digest=digest):
+            return name if digest is None or "@" in name else f"{name}@{digest}"
+        case _:
+            assert_never(base)
+
+
+def _step_lines(step: Step) -> Iterator[str]:
+    if isinstance(step, MetaStep):
+        yield f"  {_one_line(step.created_by)}"
+        return
+    yield f"  {_one_line(step.name)}"
+    match step:
+        case RunStep():
+            yield f"      in {step.cwd} as {step.user or 'root'}, network {step.network}"
+        case CopyStep():
+            yield f"      {_source_text(step.source)}: {', '.join(map(_shown_path, step.sources))}"
+            yield f"      to {step.dest}{_copy_options(step)}"
+        case WorkdirStep():
+            yield f"      make {step.path} as {step.user or 'root'}"
+        case _:
+            assert_never(step)
+
+
+def _one_line(text: str) -> str:
+    return text.encode("unicode_escape").decode() if "\n" in text else text
+
+
+def _shown_path(path: str) -> str:
+    return path or "."
+
+
+def _copy_options(step: CopyStep) -> str:
+    options = ""
+    if step.chown is not None:
+        options += f", owner {step.chown}"
+    if step.chmod is not None:
+        options += f", mode {step.chmod:04o}"
+    return options + (", unpacking archives" if step.unpack else "")
+
+
+def _source_text(source: Source) -> str:
+    match source:
+        case ContextSource(name=name):
+            return f"from context {name}" if name else "from the context"
+        case StageSource(index=index):
+            return f"from stage {index}"
+        case ImageSource(image=image):
+            return f"from {_base_text(image)}"
+        case _:
+            assert_never(source)
+
+
+def _config_lines(config: ImageConfig) -> Iterator[str]:
+    import json
+
+    yield "config"
+    for key, value in json.loads(dump_config(config))["config"].items():
+        yield f"  {key} {json.dumps(value, ensure_ascii=False)}"
+
+
+# --- JSON
+
+
+def _stage_json(stage: Stage) -> dict[str, Any]:
+    import json
+
+    return {
+        "index": stage.index,
+        "name": stage.name,
+        "lines": [stage.span.first, stage.span.last],
+        "base": _base_json(stage.base),
+        "title": stage.title,
+        "steps": [_step_json(step) for step in stage.steps],
+        "config": json.loads(dump_config(stage.config)),
+    }
+
+
+def _base_json(base: Base) -> dict[str, Any]:
+    match base:
+        case ScratchBase():
+            return {"kind": "scratch"}
+        case StageBase(index=index):
+            return {"kind": "stage", "index": index}
+        case BaseImage():
+            return _image_json(base)
+        case _:
+            assert_never(base)
+
+
+def _image_json(image: BaseImage) -> dict[str, Any]:
+    layers = [layer.diff_id for layer in image.layers]
+    return {"kind": "image", "name": image.name, "digest": image.digest, "layers": layers}
+
+
+def _source_json(source: Source) -> dict[str, Any]:
+    match source:
+        case ContextSource(name=name):
+            return {"kind": "context", "name": name}
+        case StageSource(index=index):
+            return {"kind": "stage", "index": index}
+        case ImageSource(image=image):
+            return _image_json(image)
+        case _:
+            assert_never(source)
+
+
+def _step_json(step: Step) -> dict[str, Any]:
+    lines = [step.span.first, step.span.last]
+    if isinstance(step, MetaStep):
+        return {"kind": "meta", "lines": lines, "created_by": step.created_by}
+    head = {"lines": lines, "name": step.name, "created_by": step.created_by}
+    match step:
+        case RunStep():
+            return {
+                "kind": "run",
+                **head,
+                "argv": step.argv,
+                "env": dict(step.env),
+                "hidden_env": [name for name, _ in step.hidden_env],
+                "cwd": step.cwd,
+                "user": step.user,
+                "network": step.network,
+            }
+        case CopyStep():
+            return {
+                "kind": "copy",
+                **head,
+                "source": _source_json(step.source),
+                "sources": step.sources,
+                "dest": step.dest,
+                "chown": step.chown,
+                "chmod": None if step.chmod is None else f"{step.chmod:04o}",
+                "unpack": step.unpack,
+            }
+        case WorkdirStep():
+            return {"kind": "mkdir", **head, "path": step.path, "user": step.user}
+        case _:
+            assert_never(step)
