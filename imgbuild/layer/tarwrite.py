@@ -1,0 +1,220 @@
+"""The only writer of layer tars: the same entries give the same bytes, whoever runs it.
+
+ustar headers, PAX only for what ustar cannot hold, no names of users, no access or change
+times, whiteouts as `.wh.` files. BuildKit writes no opaque markers, and neither do we.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+from imgbuild.errors import ImageError
+from imgbuild.layer import pax, ustar, whiteouts, xattrs
+from imgbuild.layer.entry import Entry, ImagePath, sort_key
+from imgbuild.layer.stream import CHUNK, Readable
+from imgbuild.oci.digest import Digest
+
+_FLAGS = {
+    "file": b"0",
+    "hardlink": b"1",
+    "symlink": b"2",
+    "char": b"3",
+    "block": b"4",
+    "dir": b"5",
+    "fifo": b"6",
+    "whiteout": b"0",
+}
+_EMPTY_DIGEST = Digest("sha256:" + hashlib.sha256().hexdigest())
+
+
+class TarWriter:
+    """Write entries as they come; they must come in ascending order of `sort_key`.
+
+    `write` takes the bytes of the archive. `index` gets every entry as it was written, with
+    the digest and the offset of its content. `clamp` is the latest time an entry may have,
+    in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        index: Callable[[Entry], object] | None = None,
+        clamp: int | None = None,
+    ) -> None:
+        self._write = write
+        self._index = index
+        self._clamp = clamp
+        self._offset = 0
+        self._last: list[bytes] = []
+
+    def add(self, entry: Entry, content: Readable | None = None) -> None:
+        """Write one entry; `content` must hold exactly `entry.size` bytes of a file.
+
+        Raises `ImageError` when it holds more, less, or other content than `entry.digest`
+        says, and for what no layer can hold; `ValueError` for entries out of order.
+        """
+        self._check(entry)
+        if entry.type == "whiteout":
+            entry = Entry(entry.path, "whiteout", mode=0)
+        mtime = entry.mtime if self._clamp is None else min(entry.mtime, self._clamp)
+        head = _headers(entry, mtime)
+        self._offset += len(head)
+        offset, digest = 0, None
+        if entry.type == "file":
+            offset = self._offset
+            digest = self._add_file(entry, head, content)
+        else:
+            self._write(head)
+        if self._index is not None:
+            self._index(
+                Entry(
+                    entry.path,
+                    entry.type,
+                    entry.mode,
+                    entry.uid,
+                    entry.gid,
+                    mtime,
+                    entry.size,
+                    entry.linkname,
+                    entry.rdev,
+                    entry.xattrs,
+                    digest,
+                    offset,
+                )
+            )
+
+    def finish(self) -> None:
+        """Write the end of the archive."""
+        self._write(bytes(2 * ustar.BLOCK))
+
+    def _check(self, entry: Entry) -> None:
+        path = entry.path
+        key = sort_key(path)
+        if key <= self._last:
+            raise ValueError(f"{path!r} comes after {b'/'.join(self._last)!r}")
+        if entry.type not in _FLAGS:
+            raise ValueError(f"layers are written without {entry.type} entries: {path!r}")
+        if b"" in key or b"." in key or b".." in key or b"\0" in path:
+            raise ValueError(f"not a path inside an image: {path!r}")
+        if whiteouts.is_reserved(path):
+            raise ImageError(
+                f"a layer cannot hold {path!r}: names that start with .wh. mark removed files",
+                hint="rename or remove that file before the step ends",
+            )
+        if (entry.size != 0 and entry.type != "file") or entry.size < 0:
+            raise ValueError(f"{entry.type} {path!r} has size {entry.size}")
+        self._last = key
+
+    def _add_file(self, entry: Entry, head: bytes, content: Readable | None) -> Digest:
+        if content is None:
+            if entry.size:
+                raise ValueError(f"no content for {entry.path!r}")
+            self._write(head)
+            digest = _EMPTY_DIGEST
+        elif entry.size < CHUNK:
+            # One write and one hash for all small files: most files are.
+            data = _read_small(entry, content)
+            digest = Digest("sha256:" + hashlib.sha256(data).hexdigest())
+            self._write(head + data + bytes(-len(data) % ustar.BLOCK))
+        else:
+            self._write(head)
+            digest = self._copy(entry, content)
+        if entry.digest not in {None, digest}:
+            raise _changed(entry.path, "has other content than when it was looked at")
+        self._offset += entry.size + -entry.size % ustar.BLOCK
+        return digest
+
+    def _copy(self, entry: Entry, content: Readable) -> Digest:
+        hasher = hashlib.sha256()
+        left = entry.size
+        while data := content.read(min(left + 1, CHUNK)):
+            if len(data) > left:
+                raise _changed(entry.path, "grew")
+            left -= len(data)
+            hasher.update(data)
+            self._write(data)
+        if left:
+            raise _changed(entry.path, f"is {left} bytes shorter than it was")
+        self._write(bytes(-entry.size % ustar.BLOCK))
+        return Digest("sha256:" + hasher.hexdigest())
+
+
+def _read_small(entry: Entry, content: Readable) -> bytes:
+    # One byte past the end shows a file that grew.
+    wanted = entry.size + 1
+    data = content.read(wanted)
+    while len(data) < entry.size:
+        more = content.read(wanted - len(data))
+        if not more:
+            raise _changed(entry.path, f"is {entry.size - len(data)} bytes shorter than it was")
+        data += more
+    if len(data) > entry.size:
+        raise _changed(entry.path, "grew")
+    return data
+
+
+def _changed(path: ImagePath, how: str) -> ImageError:
+    return ImageError(
+        f"{path.decode(errors='backslashreplace')!r} changed while it was read: it {how}",
+        hint="make sure that nothing writes to it during the build, then build again",
+    )
+
+
+def _headers(entry: Entry, mtime: int) -> bytes:
+    """Return the ustar header of an entry, after a PAX header when it needs one."""
+    records: dict[bytes, bytes] = {}
+    name = entry.path
+    if entry.type == "dir":
+        name += b"/"
+    elif entry.type == "whiteout":
+        name = whiteouts.whiteout_name(name)
+    split = ustar.split_name(name)
+    if split is None:
+        records[b"path"] = name
+        split = ustar.to_ascii(name)[:100], b""
+    link = entry.linkname
+    if link and (len(link) > 100 or not link.isascii()):
+        records[b"linkpath"] = link
+        link = ustar.to_ascii(link)[:100]
+    if entry.xattrs:
+        _add_xattrs(entry, records)
+    header = ustar.pack(
+        split[0],
+        entry.mode & 0o7777,
+        _fit(entry.uid, ustar.MAX_ID, b"uid", records),
+        _fit(entry.gid, ustar.MAX_ID, b"gid", records),
+        _fit(entry.size, ustar.MAX_SIZE, b"size", records),
+        _fit(mtime, ustar.MAX_SIZE, b"mtime", records),
+        _FLAGS[entry.type],
+        link,
+        _device(entry),
+        split[1],
+    )
+    return pax.pack(records, name) + header if records else header
+
+
+def _fit(value: int, largest: int, key: bytes, records: dict[bytes, bytes]) -> int:
+    if 0 <= value <= largest:
+        return value
+    if value < 0 and key != b"mtime":
+        raise ValueError(f"{key.decode()} cannot be {value}")
+    records[key] = b"%d" % value
+    return 0
+
+
+def _device(entry: Entry) -> tuple[int, int]:
+    if entry.rdev is None or entry.type not in {"char", "block"}:
+        return 0, 0
+    if not all(0 <= number <= ustar.MAX_ID for number in entry.rdev):
+        raise ImageError(f"tar cannot hold the device number of {entry.path!r}: {entry.rdev}")
+    return entry.rdev
+
+
+def _add_xattrs(entry: Entry, records: dict[bytes, bytes]) -> None:
+    for name, value in entry.xattrs.items():
+        if not xattrs.keep(name):
+            continue
+        if "=" in name or "\0" in name:
+            raise ImageError(f"tar cannot hold the extended attribute {name!r} of {entry.path!r}")
+        if name == xattrs.CAPABILITY:
+            value = xattrs.to_v2(value)  # noqa: PLW2901 - the rest of the loop wants it so
+        records[pax.XATTR_PREFIX + name.encode("utf-8", "surrogateescape")] = value

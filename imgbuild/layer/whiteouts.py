@@ -1,0 +1,53 @@
+"""Names by which a layer says that lower paths are gone (image-spec layer.md, "Whiteouts")."""
+
+from typing import Literal, NamedTuple
+
+from imgbuild.errors import ImageError
+from imgbuild.layer.entry import ImagePath
+
+PREFIX = b".wh."
+META_PREFIX = b".wh..wh."
+OPAQUE_NAME = b".wh..wh..opq"
+
+
+class Marker(NamedTuple):
+    """What a marker file says: `path` is gone, or the directory `path` is emptied.
+
+    "skip" is bookkeeping of AUFS (`.wh..wh.plnk` and the like), which says nothing.
+    """
+
+    type: Literal["whiteout", "opaque", "skip"]
+    path: ImagePath
+
+
+def is_reserved(path: ImagePath) -> bool:
+    """Tell whether some component of `path` starts with the prefix that markers use."""
+    return path.startswith(PREFIX) or b"/.wh." in path
+
+
+def whiteout_name(path: ImagePath) -> ImagePath:
+    """Return the name of the marker file that removes `path`."""
+    parent, slash, name = path.rpartition(b"/")
+    return parent + slash + PREFIX + name
+
+
+def read_marker(path: ImagePath) -> Marker | None:
+    """Return what the file `path` marks, None for an ordinary path.
+
+    Raises `ImageError` for markers that name nothing, the directory itself or its parent,
+    and for paths below a marker.
+    """
+    if not is_reserved(path):
+        return None
+    parent, _, name = path.rpartition(b"/")
+    if name == OPAQUE_NAME and not is_reserved(parent):
+        return Marker("opaque", parent)
+    if path.startswith(META_PREFIX) or b"/" + META_PREFIX in path:
+        return Marker("skip", path)
+    removed = name.removeprefix(PREFIX)
+    if is_reserved(parent) or removed in {b"", b".", b".."} or removed == name:
+        raise ImageError(
+            f"the layer has an illegal whiteout: {path!r}",
+            hint="the image is damaged or hostile; rebuild it with another tool",
+        )
+    return Marker("whiteout", parent + b"/" + removed if parent else removed)
