@@ -13,7 +13,7 @@ from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, 
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.digest import digest_bytes
-from imgbuild.plan.cachekey import base_key, chain, step_fields
+from imgbuild.plan.cachekey import base_key, chain, step_fields, step_kind
 from imgbuild.plan.model import (
     BaseImage,
     BuildPlan,
@@ -189,36 +189,36 @@ class _Engine:
         match step:
             case RunStep():
                 inputs = {"ids": "single"} if self._inputs.rootfs.single_id else {}
-                document = self._key(step, progress, "run", inputs)
-                return self._cached(progress, document) or self._make(
+                document = self._key(step, progress, inputs)
+                return self._cached(progress) or self._make(
                     progress, document, lambda: self._run(step, progress)
                 )
             case WorkdirStep():
-                document = self._key(step, progress, "workdir", {})
-                return self._cached(progress, document) or self._make(
+                document = self._key(step, progress, {})
+                return self._cached(progress) or self._make(
                     progress, document, lambda: self._workdir(step, progress)
                 )
             case CopyStep():
                 gathered: list[Gathered] = []
                 digest = self._content_digest(step, gathered)
-                document = self._key(step, progress, "copy", {"content": digest})
-                return self._cached(progress, document) or self._make(
+                document = self._key(step, progress, {"content": digest})
+                return self._cached(progress) or self._make(
                     progress, document, lambda: self._copy(step, progress, gathered)
                 )
             case _:
                 assert_never(step)
 
     def _key(
-        self, step: LayerStep, progress: _Progress, kind: str, inputs: Mapping[str, str]
+        self, step: LayerStep, progress: _Progress, inputs: Mapping[str, str]
     ) -> bytes:
         """Advance the stage's key over `step`; return what the key is made of."""
         fields: dict[str, Any] = dict(step_fields(step))
         fields["clamp"] = self._inputs.clamp
         fields["platform"] = str(self._plan.platform)
-        progress.key, document = chain(progress.key, kind, fields, inputs)
+        progress.key, document = chain(progress.key, step_kind(step), fields, inputs)
         return document
 
-    def _cached(self, progress: _Progress, _document: bytes) -> tuple[StepRecord, Verdict] | None:
+    def _cached(self, progress: _Progress) -> tuple[StepRecord, Verdict] | None:
         if self._inputs.no_cache:
             return None
         record = self._store.cache.get(progress.key)
@@ -231,7 +231,7 @@ class _Engine:
     ) -> tuple[StepRecord, Verdict]:
         layer = make()
         record = StepRecord(layer, timestamp(self._inputs.clamp))
-        # A step is remembered once its layer is on disk: the cache may know of nothing else.
+        # The layer may not be on disk yet; a record without its blob is no hit.
         self._store.cache.put(progress.key, record, document)
         return record, "done"
 

@@ -94,11 +94,11 @@ def read_xattrs(fd: int) -> Mapping[str, bytes]:
         return _NO_XATTRS
     if not names:
         return _NO_XATTRS
-    from imgbuild.layer import xattrs
+    from imgbuild.layer.xattrs import keep
 
     out = {}
     for name in sorted(names):
-        if xattrs.keep(name):
+        if keep(name):
             try:
                 out[name] = os.getxattr(fd, name)
             except OSError as problem:
