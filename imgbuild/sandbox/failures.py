@@ -25,7 +25,7 @@ _STORE = (
     "NFS or FUSE. In a container put it on a volume (Kubernetes: an emptyDir) and name it with "
     "--store."
 )
-_SUBIDS = (
+SUBIDS = (
     "Give this user ids of its own: usermod --add-subuids 100000-165535 --add-subgids "
     "100000-165535 USER, and install newuidmap (package uidmap). Then build again."
 )
@@ -49,7 +49,7 @@ _MEANINGS = {
         "the system call filter cannot be installed",
         "imgbuild has filters for x86_64 and aarch64; the kernel needs CONFIG_SECCOMP_FILTER.",
     ),
-    "user": ("the user of the command cannot be taken on", _SUBIDS),
+    "user": ("the user of the command cannot be taken on", SUBIDS),
     "workdir": (
         "the working directory cannot be entered",
         "Check WORKDIR: a parent may be a file or a link into /proc.",
@@ -63,11 +63,12 @@ _MEANINGS = {
 
 def explain(error: dict[str, Any]) -> ImgbuildError:
     """Turn the error of a sandbox process into one with a remedy."""
+    op = error.get("op", "")
     if error.get("errno") in {errno.ENOSPC, errno.EDQUOT}:
-        if error.get("op") == "unshare":  # ENOSPC: the limit of namespaces is reached
+        if op == "unshare":  # ENOSPC: the limit of namespaces is reached
             return _error(*_MEANINGS["unshare"], error)
         return disk_full(error["message"])
-    what, hint = _MEANINGS.get(error.get("op", ""), ("the sandbox broke", None))
+    what, hint = _MEANINGS.get(op, ("the sandbox broke", None))
     return _error(what, hint, error)
 
 

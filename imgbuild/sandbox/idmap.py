@@ -49,6 +49,13 @@ class IdMap:
         owners = repr((self.uid_map, self.gid_map, self.shift, self.count))
         return f"{self.kind}-{sha256(owners.encode()).hexdigest()[:12]}"
 
+    def describe(self) -> str:
+        """Say it in words."""
+        if self.kind == "single":
+            return "one id: all files of a container are the user's"
+        first = self.uid_map[0][1] + self.shift if self.kind == "root" else self.uid_map[1][1]
+        return f"{self.count} ids from {first} on"
+
 
 def choose_idmap(
     search_path: str, *, proc: Path = Path("/proc/self"), etc: Path = Path("/etc")

@@ -183,6 +183,8 @@ class Session:
 
 def _error_from(verb: str, error: dict[str, Any]) -> ImgbuildError:
     """Make the error that a worker raised; one of no name of ours is a SandboxError."""
+    if "op" in error:
+        return explain(error)
     if error.get("errno") in _NO_SPACE:
         return disk_full(error["message"])
     kind = getattr(errors, error["kind"], SandboxError)

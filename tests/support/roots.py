@@ -5,11 +5,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-_APPLETS = (
+_TOOLS = (
     "sh cat echo true false ls id stat mount umount ln mkdir rm mv cp chmod chown touch kill sleep "
     "ps env pwd wc grep head tail tr tee test dd mknod mkfifo readlink rmdir find unshare hostname "
     "sync nproc ip nc seq tty setsid cut sort printf whoami"
-).split()
+)
+_APPLETS = _TOOLS.split()
 
 
 def make_root(root: Path) -> Path:

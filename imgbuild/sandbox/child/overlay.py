@@ -11,7 +11,10 @@ _VOLATILE = b"volatile"
 
 
 def mount(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> int:
-    """Give the mount of an overlay; lowers come top first, without an upper it is read-only."""
+    """Give the mount of an overlay; lowers come top first.
+
+    Without an upper it is read-only, and overlayfs wants two lowers at least.
+    """
     try:
         return _by_descriptor(lowers, upper, work)
     except OSError as problem:
@@ -66,8 +69,7 @@ def by_path(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) ->
 
     try:
         target = short(upper if upper is not None else lowers[0])
-        # An overlay without an upper directory wants two lower ones.
-        below = [short(lower) for lower in (lowers if upper or lowers[1:] else [*lowers, *lowers])]
+        below = [short(lower) for lower in lowers]
         options = [b"userxattr", b"lowerdir=" + b":".join(below)]
         if upper is not None and work is not None:
             options += [_VOLATILE, b"upperdir=" + short(upper), b"workdir=" + short(work)]

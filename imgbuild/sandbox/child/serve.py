@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from imgbuild.sandbox.child import syscalls, wire
+from imgbuild.sandbox.child.failure import Failed
 
 # A handler gets the parameters and the descriptors of a request. It gives the result, with
 # descriptors to hand over if any. What it raises becomes the error.
@@ -46,6 +47,8 @@ def serve(sock: socket.socket, verbs: Mapping[str, Handler]) -> None:
 
 def describe(problem: BaseException) -> dict[str, Any]:
     """Turn an exception into the `error` of a reply."""
+    if isinstance(problem, Failed):
+        return problem.to_json()
     error: dict[str, Any] = {
         "kind": type(problem).__name__,
         "message": getattr(problem, "message", None) or str(problem),
