@@ -37,7 +37,7 @@ class StagedFile(io.FileIO):
         done = 0
         with explained("write to the store"):
             while done < len(view):
-                done += super().write(view[done:])
+                done += os.write(self.fileno(), view[done:])
         return done
 
     def commit(self, key: object, size: int = -1) -> None:
@@ -46,8 +46,8 @@ class StagedFile(io.FileIO):
             actual = os.fstat(self.fileno()).st_size
         if size not in {-1, actual}:
             raise StoreError(f"{key} was written with {actual} bytes instead of {size}")
-        self._handed_over = True
         self._place(self, key, actual)
+        self._handed_over = True
 
     def discard(self) -> None:
         """Remove the file; what could not be removed is swept when the store is next opened."""
@@ -85,13 +85,13 @@ class Flusher:
             if target in self._pending:
                 file.discard()
                 return
-            self._pending[target] = file
-            self._queue.append((file, target))
-            if len(self._queue) > self._idle and len(self._threads) < _THREADS:
+            if len(self._queue) >= self._idle and len(self._threads) < _THREADS:
                 # Daemons: a process that ends without close() leaves staged files, nothing half made.
                 thread = threading.Thread(target=self._work, name="imgbuild-flush", daemon=True)
-                self._threads.append(thread)
                 thread.start()
+                self._threads.append(thread)
+            self._pending[target] = file
+            self._queue.append((file, target))
             self._state.notify()
 
     def open(self, target: Path) -> io.FileIO:

@@ -52,8 +52,7 @@ class Store:
             _make(paths)
         elif version != VERSION:
             raise _other_version(paths, version)
-        else:
-            _sweep(paths)
+        _sweep(paths)
         return cls(paths)
 
     def close(self) -> None:

@@ -186,9 +186,7 @@ def test_damage_is_found(tmp_path: Path, harm: Callable[[Damage], None]) -> None
 
 @needs_schemas
 @pytest.mark.parametrize("harm", BY_SCHEMA, ids=lambda harm: harm.__name__)
-def test_what_the_schemas_forbid_is_found(
-    tmp_path: Path, harm: Callable[[Damage], None]
-) -> None:
+def test_what_the_schemas_forbid_is_found(tmp_path: Path, harm: Callable[[Damage], None]) -> None:
     damage = Damage(tmp_path / "layout")
     harm(damage)
     damage.rebuild()
