@@ -1,0 +1,228 @@
+"""Unpacked layers and writable roots, as the caller sees them: the work is done by the worker.
+
+Nothing is started, made or read before something has to be unpacked or run.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from imgbuild.errors import ImgbuildError
+from imgbuild.oci.descriptor import Layer
+from imgbuild.oci.digest import Digest
+from imgbuild.sandbox.idmap import IdMap
+from imgbuild.sandbox.session import Session
+from imgbuild.snapshot.crew import Crew
+from imgbuild.snapshot.remove import empty_directory
+from imgbuild.snapshot.request import Request, widen
+from imgbuild.snapshot.trees import Trees
+from imgbuild.snapshot.workspace import Workspace
+
+WORKER = "imgbuild.snapshot.worker"  # what `start` has to launch
+
+_CHUNK = 1 << 20
+_BATCH = 8  # places made at once, so that most steps wait for none
+
+
+class Roots:
+    """The snapshots of one build.
+
+    `trees` holds unpacked layers, in one folder for each id mapping. `open_layer` gives the
+    uncompressed tar of a layer and raises at its end when it is not what it should be. `start`
+    launches the session with `WORKER`; `scratch` makes the directory for the build's steps;
+    `abandoned` names such directories of builds that are gone.
+    """
+
+    def __init__(
+        self,
+        idmap: IdMap,
+        trees: Path,
+        scratch: Callable[[], Path],
+        open_layer: Callable[[Layer], BinaryIO],
+        start: Callable[[], Session],
+        *,
+        abandoned: Callable[[], Iterable[Path]] = tuple,
+    ) -> None:
+        self._ownership = {
+            "shift": idmap.shift,
+            "count": idmap.count,
+            "single": idmap.kind == "single",
+        }
+        self._trees = Trees(trees / idmap.key)
+        self._make_scratch = scratch
+        self._open_layer = open_layer
+        self._start = start
+        self._abandoned = abandoned
+        self._lock = threading.RLock()
+        self._running: Session | None = None
+        self._scratch: Path | None = None
+        self._places: list[Path] = []
+        self._made = 0
+        self._background: list[Request] = []
+
+    def unpack(self, layers: Sequence[Layer]) -> list[Path]:
+        """Return the unpacked trees of layers, in their order (bottom first).
+
+        Those that are not there are unpacked, some at a time. Raises `ImageError` for a layer
+        that is malformed, and what `open_layer` raises; of several errors, the lowest layer's.
+        """
+        distinct = list({layer.diff_id: layer for layer in layers}.values())
+        todo = [n for n, layer in enumerate(distinct) if not self._trees.is_whole(layer.diff_id)]
+        if todo:
+            crew = Crew(len(distinct), todo, lambda n, ready: self._unpack(distinct, n, ready))
+            crew.run()
+        return [self._trees.path(layer.diff_id) for layer in layers]
+
+    def workspace(self, layers: Sequence[Layer]) -> Workspace:
+        """Return a root of these layers (bottom first) that a command can change."""
+        paths = self.unpack(layers)
+        # overlayfs refuses one directory twice; of equal layers the topmost decides.
+        lowers = list(dict.fromkeys(reversed(paths)))
+        return Workspace(self.session, lowers, self._take_place(), self._ownership, self)
+
+    @property
+    def session(self) -> Session:
+        """Return the session, started at first need."""
+        with self._lock:
+            if self._running is None:
+                self._running = self._start()
+                self._sweep()
+            return self._running
+
+    def close(self) -> None:
+        """Remove what the build's steps left and end the session."""
+        with self._lock:
+            session, self._running = self._running, None
+        for thread in self._background:
+            thread.join()
+        if session is None:
+            return
+        try:
+            if self._scratch is not None:
+                session.request("remove", {"paths": [str(self._scratch)]})
+        finally:
+            session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except ImgbuildError:
+            # What went wrong first is what the user has to hear.
+            if kind is None:
+                raise
+
+    def remove_trees(self, *folders: Path) -> None:
+        """Empty folders that may hold files of mapped ids."""
+        for folder in folders:
+            try:
+                empty_directory(os.fsencode(folder))
+            except FileNotFoundError:
+                continue
+            except PermissionError:
+                self.session.request("empty", {"path": str(folder)})
+
+    # --- what a workspace asks for ---
+
+    def adopt(self, diff_id: Digest, upper: Path) -> None:
+        """Make an upper directory the tree of a layer, unless there is one."""
+        if self._trees.is_whole(diff_id):
+            return
+        with self._trees.making(diff_id) as lock:
+            if not self._trees.is_whole(diff_id):
+                target = str(self._trees.new(diff_id))
+                self.session.request("move", {"source": str(upper), "target": target})
+                self._commit(diff_id, lock)
+
+    def discard(self, place: Path) -> None:
+        """Remove what a step left, while the build goes on."""
+        self._later("remove", {"paths": [str(place)]})
+
+    # --- the machinery ---
+
+    def _unpack(self, layers: Sequence[Layer], number: int, ready: int) -> None:
+        """Unpack one of `layers`; `ready` says when those below it are there."""
+        diff_id = layers[number].diff_id
+        with self._trees.making(diff_id) as lock:
+            if self._trees.is_whole(diff_id):  # another build was faster
+                return
+            below = [self._trees.path(layer.diff_id) for layer in reversed(layers[:number])]
+            params = {
+                "target": str(self._trees.new(diff_id)),
+                "ownership": self._ownership,
+                "parents": [str(path) for path in below],
+            }
+            reader, writer = os.pipe()
+            request = Request(self.session, "unpack", params, (reader, lock, ready), own=(reader,))
+            try:
+                self._feed(layers[number], writer)
+            except BaseException:
+                request.join()
+                # While the lock is held: the next one to hold it starts in the same place.
+                with suppress(ImgbuildError):
+                    self.session.request("remove", {"paths": [params["target"]]})
+                raise
+            request.result()
+            self._commit(diff_id, lock)
+
+    def _feed(self, layer: Layer, pipe: int) -> None:
+        """Send a layer's tar; when the worker hangs up, its reply says why."""
+        with open(pipe, "wb", buffering=0) as out, self._open_layer(layer) as stream:
+            widen(pipe)
+            while data := stream.read(_CHUNK):
+                view = memoryview(data)
+                try:
+                    while view:
+                        view = view[out.write(view) :]
+                except BrokenPipeError:
+                    return
+
+    def _commit(self, diff_id: Digest, lock: int) -> None:
+        stale = self._trees.commit(diff_id, lock)
+        if stale is not None:
+            self._later("remove", {"paths": [str(stale)]})
+
+    def _sweep(self) -> None:
+        """Remove what builds left that were killed."""
+        if abandoned := [str(path) for path in self._abandoned()]:
+            self._later("remove", {"paths": abandoned})
+        for path, lock in self._trees.leftovers():
+            self._later("remove", {"paths": [str(path)]}, *lock)
+
+    def _take_place(self) -> Path:
+        with self._lock:
+            if not self._places:
+                self._places = self._prepare()
+            return self._places.pop()
+
+    def _prepare(self) -> list[Path]:
+        shared = self._scratch is None
+        top = self._scratch = self._scratch or self._make_scratch()
+        names = [str(number) for number in range(self._made, self._made + _BATCH)]
+        self._made += _BATCH
+        params = {
+            "top": str(top),
+            "places": names,
+            "owner": self._ownership["shift"],
+            "shared": shared,
+        }
+        self.session.request("prepare", params)
+        return [top / name for name in reversed(names)]
+
+    def _later(self, verb: str, params: dict[str, Any], *own: int) -> None:
+        """Ask for something nobody waits for; what is left is removed by a later build."""
+        request = Request(self.session, verb, params, own, own)
+        with self._lock:
+            self._background = [other for other in self._background if other.is_running]
+            self._background.append(request)

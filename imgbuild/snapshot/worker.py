@@ -1,0 +1,183 @@
+"""The process inside the build's namespaces: what needs the rights of the container's root.
+
+It unpacks layers, makes and removes the directories of steps, and streams changes. Each request
+runs in a process of its own (see `serve`). It trusts the caller and nothing that it reads.
+"""
+
+import os
+import resource
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from imgbuild import inroot
+from imgbuild.errors import ImageError
+from imgbuild.layer.extract import extract
+from imgbuild.layer.index import encode_entry
+from imgbuild.layer.owners import Ownership
+from imgbuild.layer.tarwrite import TarWriter
+from imgbuild.sandbox.child import overlay
+from imgbuild.sandbox.child.serve import serve
+from imgbuild.snapshot.changes import STUB_DIRECTORIES, STUB_FILES, ChangeWalk
+from imgbuild.snapshot.remove import empty_directory, remove_tree
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CHUNK = 1 << 20
+# What BuildKit gives a RUN step.
+_HOSTS = b"127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+
+def main(sock: socket.socket) -> None:
+    """Serve requests until the session closes `sock`."""
+    os.umask(0o022)
+    # Walking holds one descriptor for each level of each layer.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    serve(
+        sock,
+        {
+            "prepare": prepare,
+            "unpack": unpack,
+            "changes": changes,
+            "open": open_path,
+            "move": move,
+            "remove": remove,
+            "empty": empty,
+        },
+    )
+
+
+def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Make directories for steps, and once what all steps share."""
+    top = os.fsencode(params["top"])
+    owner = params["owner"]
+    if params["shared"]:
+        _make_skeleton(top + b"/skeleton", owner)
+        _write(top + b"/hosts", _HOSTS, owner)
+        _write(top + b"/resolv.conf", _name_servers(), owner)
+    for name in params["places"]:
+        place = top + b"/" + name.encode()
+        os.mkdir(place, 0o700)
+        _make_directory(place + b"/upper", owner)
+        os.mkdir(place + b"/work", 0o700)
+    return {}
+
+
+def unpack(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Unpack the tar that comes through the first descriptor into a new directory.
+
+    The second descriptor carries the lock of that directory; having it open keeps the lock.
+    The third tells when the layers below are there.
+    """
+    stream_fd, _, ready = fds
+    target = Path(params["target"])
+    ownership = Ownership(**params["ownership"])
+    remove_tree(os.fsencode(target))
+    _make_directory(os.fsencode(target), ownership.shift)
+    try:
+        with open(stream_fd, "rb", buffering=_CHUNK) as stream:
+            notes = extract(stream, target, ownership, _Parents(params["parents"], ready))
+            while stream.read(_CHUNK):
+                pass  # the writer may go on after the end of the archive
+    except BaseException:
+        remove_tree(os.fsencode(target))
+        raise
+    return {"notes": notes}
+
+
+class _Parents(Sequence[Path]):
+    """The layers below, which are unpacked at the same time: asking for one waits for all."""
+
+    def __init__(self, paths: list[str], ready: int) -> None:
+        self._paths = [Path(path) for path in paths]
+        self._ready = ready
+        self._waited = False
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if not self._waited and not os.read(self._ready, 1):
+            raise ImageError("a layer below could not be unpacked")
+        self._waited = True
+        return self._paths[index]
+
+
+def changes(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Write what a step changed as a tar to the first descriptor, its index to the second."""
+    upper = os.open(params["upper"], _DIRECTORY)
+    lowers = [os.open(lower, _DIRECTORY) for lower in params["lowers"]]
+    with open(fds[0], "wb", buffering=_CHUNK) as tar, open(fds[1], "wb", buffering=_CHUNK) as lines:
+        writer = TarWriter(
+            tar.write, lambda entry: lines.write(encode_entry(entry)), params["clamp"]
+        )
+        walk = ChangeWalk(
+            writer,
+            Ownership(**params["ownership"]),
+            clamp=params["clamp"],
+            settle=params["settle"],
+        )
+        walk.run(upper, lowers)
+        writer.finish()
+    return {}
+
+
+def open_path(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    """Open something in the merged root for reading; symlinks stay inside it."""
+    root = overlay.mount([os.fsencode(lower) for lower in params["lowers"]], None, None)
+    path = os.fsencode(params["path"])
+    return {}, [inroot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)]
+
+
+def move(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Move a directory, over what may be at its target."""
+    target = os.fsencode(params["target"])
+    remove_tree(target)
+    os.rename(os.fsencode(params["source"]), target)
+    return {}
+
+
+def remove(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Remove trees."""
+    for path in params["paths"]:
+        remove_tree(os.fsencode(path))
+    return {}
+
+
+def empty(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Remove everything in a directory."""
+    empty_directory(os.fsencode(params["path"]))
+    return {}
+
+
+def _make_skeleton(top: bytes, owner: int) -> None:
+    """Make what there is to mount on below an image that lacks it."""
+    _make_directory(top, owner)
+    for name in STUB_DIRECTORIES:
+        _make_directory(top + b"/" + name, owner)
+    for name in STUB_FILES:
+        _write(top + b"/" + name, b"", owner)
+
+
+def _make_directory(path: bytes, owner: int) -> None:
+    os.mkdir(path, 0o755)
+    os.chown(path, owner, owner)
+
+
+def _write(path: bytes, data: bytes, owner: int) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        os.fchown(file.fileno(), owner, owner)
+
+
+def _name_servers() -> bytes:
+    try:
+        with open("/etc/resolv.conf", "rb") as file:
+            return file.read(1 << 16)
+    except OSError:
+        return b""

@@ -1,0 +1,173 @@
+"""A root file system that one RUN step may write to."""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Protocol, Self
+
+from imgbuild.errors import ImageError
+from imgbuild.layer.entry import Entry
+from imgbuild.layer.index import decode_entry
+from imgbuild.oci.digest import Digest
+from imgbuild.sandbox.session import Running, Session
+from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
+from imgbuild.snapshot.request import Request, widen
+
+_CHUNK = 1 << 20
+
+
+class Keeper(Protocol):
+    """Who gave the workspace out: it takes the upper directory over, or removes the place."""
+
+    def adopt(self, diff_id: Digest, upper: Path) -> None: ...
+
+    def discard(self, place: Path) -> None: ...
+
+
+class Workspace:
+    """An image's layers below an upper directory of its own; a context manager.
+
+    `lowers` are unpacked layers, top first. `place` holds `upper` and `work`.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        lowers: Sequence[Path],
+        place: Path,
+        ownership: dict[str, Any],
+        keeper: Keeper,
+    ) -> None:
+        self._session = session
+        self._lowers = tuple(map(str, lowers))
+        self._place = place
+        self._ownership = ownership
+        self._keeper = keeper
+
+    @property
+    def rootfs(self) -> OverlayRoot:
+        """The root as the sandbox mounts it, with something to mount on at the very bottom."""
+        skeleton = str(self._place.parent / "skeleton")
+        return OverlayRoot((*self._lowers, skeleton), str(self._upper), str(self._place / "work"))
+
+    def run(
+        self,
+        argv: Sequence[str],
+        env: Sequence[tuple[str, str]],
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        cwd: str = "/",
+        uid: int = 0,
+        gid: int = 0,
+        groups: Sequence[int] = (),
+        network: Literal["host", "none"] = "host",
+        mounts: Sequence[FileMount] = (),
+        interactive: bool = False,
+    ) -> Running:
+        """Start a command in the root; the caller keeps its descriptors."""
+        shared = self._place.parent
+        spec = SandboxSpec(
+            root=self.rootfs,
+            argv=tuple(argv),
+            env=tuple(env),
+            cwd=cwd,
+            uid=uid,
+            gid=gid,
+            groups=tuple(groups),
+            mounts=(
+                FileMount(str(shared / "hosts"), "/etc/hosts"),
+                FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
+                *mounts,
+            ),
+            network=network,
+            interactive=interactive,
+        )
+        return self._session.run(spec, stdin, stdout, stderr)
+
+    def changes(
+        self,
+        write: Callable[[bytes], object],
+        index: Callable[[Entry], object],
+        *,
+        clamp: int | None = None,
+        settle: bool = False,
+    ) -> None:
+        """Give what the command changed as an uncompressed layer tar, then its entries.
+
+        `clamp` is the latest time that the layer may hold. With `settle`, times on disk become
+        those of the layer, which `keep` needs. Raises `ImageError` for what a layer cannot hold;
+        part of the tar may have been written by then.
+        """
+        reader, writer = os.pipe()
+        with open(reader, "rb", buffering=0) as tar, self._nameless() as lines:
+            widen(reader)
+            request = Request(
+                self._session,
+                "changes",
+                {
+                    "upper": str(self._upper),
+                    "lowers": list(self._lowers),
+                    "ownership": self._ownership,
+                    "clamp": clamp,
+                    "settle": settle,
+                },
+                (writer, lines.fileno()),
+                own=(writer,),
+            )
+            try:
+                while data := tar.read(_CHUNK):
+                    write(data)
+            finally:
+                tar.close()  # whoever still writes has to stop
+                request.join()
+            request.result()
+            lines.seek(0)
+            for line in lines:
+                index(decode_entry(line))
+
+    def _nameless(self) -> BinaryIO:
+        fd = os.open(self._place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        return open(fd, "r+b", buffering=_CHUNK)
+
+    def open(self, path: bytes) -> BinaryIO:
+        """Open a regular file as it is after the command; symlinks are followed in the root.
+
+        Raises `ImageError` for anything else.
+        """
+        lowers = [str(self._upper), *self.rootfs.lowers]
+        shown = os.fsdecode(path)
+        _, fds = self._session.request("open", {"lowers": lowers, "path": shown})
+        if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
+            os.close(fds[0])
+            raise ImageError(f"/{shown} is not a regular file in the image")
+        return open(fds[0], "rb")
+
+    def keep(self, diff_id: Digest) -> None:
+        """Let the settled upper directory be the unpacked tree of the layer made from it.
+
+        Nothing can run here afterwards.
+        """
+        self._keeper.adopt(diff_id, self._upper)
+
+    def close(self) -> None:
+        """Let everything be removed; does not wait for it."""
+        self._keeper.discard(self._place)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def _upper(self) -> Path:
+        return self._place / "upper"
