@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Mapping
 
-from imgbuild.errors import RegistryError
+from imgbuild.errors import DigestMismatchError, RegistryError
 from imgbuild.registry.exchange import Exchange
 from imgbuild.registry.problem import TransportFailure
 from imgbuild.registry.transport import Reply
@@ -18,7 +18,8 @@ _PROGRESS = 1 << 20
 class Download(io.RawIOBase):
     """Read `size` bytes of a blob; what comes in is not verified here.
 
-    Every failure raises a `RegistryError`, while reading too.
+    Every failure raises a `RegistryError`, while reading too; another size than `size` raises
+    `DigestMismatchError`.
     """
 
     def __init__(self, exchange: Exchange, path: str, what: str, size: int) -> None:
@@ -31,7 +32,7 @@ class Download(io.RawIOBase):
         self._attempts = 0
         self._attempts_from = 0
         # Opened at once, so that a missing blob is known before anything waits for it.
-        self._reply: Reply | None = exchange.send("GET", path, what, exchange.pull)
+        self._reply: Reply | None = self._ask({})
 
     def readable(self) -> bool:
         return True
@@ -87,9 +88,17 @@ class Download(io.RawIOBase):
 
     def _ask(self, headers: Mapping[str, str]) -> Reply:
         fine = (200, 206, 416) if headers else (200,)
-        return self._exchange.send(
+        reply = self._exchange.send(
             "GET", self._path, self._what, self._exchange.pull, headers=headers, fine=fine
         )
+        length = reply.headers.get("Content-Length", "")
+        if reply.status == 200 and length.isdecimal() and int(length) != self._size:
+            reply.close()
+            raise DigestMismatchError(
+                f"{self._what} has {length} bytes, expected {self._size}",
+                hint="the image or the registry is damaged",
+            )
+        return reply
 
     def _continues(self, headers: Mapping[str, str]) -> bool:
         found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))

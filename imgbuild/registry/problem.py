@@ -53,7 +53,7 @@ def _connection_hint(failure: TransportFailure) -> str:
     if failure.kind == "certificate":
         return (
             "its certificate is not signed by an authority this machine trusts: "
-            "name the registry's CA certificate, or add it to the system's"
+            "name the authority's certificate in SSL_CERT_FILE, or add it to the system's"
         )
     if failure.kind == "proxy" or failure.proxy:
         return (

@@ -10,10 +10,13 @@ import pytest
 from imgbuild.errors import DigestMismatchError, ImgbuildError
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest, digest_bytes
+from imgbuild.oci.reference import parse_reference
+from imgbuild.registry.client import Registry
 from imgbuild.store.layout import OciLayout
 from imgbuild.store.store import Store
 from imgbuild.transfer import copy_image
 from tests.support.memory import MemoryStore, add_image
+from tests.support.registry import FakeRegistry
 
 NAME = "docker.io/library/app:latest"
 
@@ -24,6 +27,20 @@ class StorePort:
     def __init__(self, store: Store) -> None:
         self.open, self.exists, self.put = store.blobs.open, store.blobs.exists, store.blobs.put
         self.resolve, self.tag = store.names.resolve, store.names.tag
+
+
+class RegistryPort:
+    """A repository, whose names are tags."""
+
+    def __init__(self, client: Registry) -> None:
+        self.open, self.exists, self.put = client.open, client.exists, client.put
+        self.client = client
+
+    def resolve(self, name: str) -> Descriptor:
+        return self.client.resolve(parse_reference(name).tag)
+
+    def tag(self, name: str, descriptor: Descriptor) -> None:
+        self.client.tag(parse_reference(name).tag, descriptor)
 
 
 # Each factory takes an empty directory and yields one object that has all three ports.
@@ -42,7 +59,14 @@ def layout(path: Path) -> Iterator[Any]:
     opened.close()
 
 
-FACTORIES = [memory, store, layout]
+def registry(_path: Path) -> Iterator[Any]:
+    with FakeRegistry() as fake:
+        reference = parse_reference(f"{fake.host}/library/app")
+        with Registry(reference, pause=lambda _: None) as client:
+            yield RegistryPort(client)
+
+
+FACTORIES = [memory, store, layout, registry]
 
 
 @pytest.fixture(params=FACTORIES, ids=lambda factory: factory.__name__)

@@ -404,7 +404,8 @@ class Handler(BaseHTTPRequestHandler):
         fake.uploads.discard(session)
         data = self.take_body()
         digest = self.query["digest"][0]
-        if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+        algorithm, _, wanted = digest.partition(":")
+        if hashlib.new(algorithm, data).hexdigest() != wanted:
             return self.error(400, "DIGEST_INVALID", "provided digest did not match")
         fake.blobs[repository, digest] = data
         return self.reply(201, b"", {"Docker-Content-Digest": digest})
