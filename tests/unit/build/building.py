@@ -1,0 +1,101 @@
+"""Build a Dockerfile into a store of its own: what the unit tests of the engine share."""
+
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from imgbuild.build.bases import Bases, Lookup, directory_contexts
+from imgbuild.build.context import open_context
+from imgbuild.build.engine import BuildInputs, Built, build_image, open_contexts
+from imgbuild.build.platforms import host_platform
+from imgbuild.build.rootfs import Rootfs
+from imgbuild.dockerfile.parse import parse
+from imgbuild.errors import UnreachableError
+from imgbuild.events import Event
+from imgbuild.oci.descriptor import Descriptor
+from imgbuild.oci.digest import Digest
+from imgbuild.oci.platform import Platform
+from imgbuild.oci.reference import Reference
+from imgbuild.plan.planner import PlanOptions, make_plan
+from imgbuild.store.store import Store
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def no_pull(reference: Reference, _platform: Platform) -> Descriptor:
+    raise UnreachableError(f"no registry in this test: {reference}")
+
+
+def build(
+    store: Store,
+    context: Path,
+    dockerfile: str,
+    *,
+    contexts: Mapping[str, str] | None = None,
+    clamp: int | None = None,
+    no_cache: bool = False,
+    events: Callable[[Event], None] = lambda _event: None,
+    pull: Callable[[Reference, Platform], Descriptor] = no_pull,
+    dockerfile_path: Path | None = None,
+    platform: Platform | None = None,
+    **options: Any,
+) -> Built:
+    named = dict(contexts or {})
+    directories = directory_contexts(named)
+    bases = Bases(Lookup(store, named, pull, events, SEARCH_PATH))
+    target = platform or host_platform()
+    plan = make_plan(
+        parse(dockerfile),
+        PlanOptions(
+            platform=target,
+            build_platform=host_platform(),
+            contexts=frozenset(named),
+            directory_contexts=frozenset(directories),
+            **options,
+        ),
+        bases.resolve,
+    )
+    opener = open_contexts(
+        lambda: open_context(context, dockerfile_path),
+        {name: (lambda path=path: open_context(path)) for name, path in directories.items()},
+    )
+    rootfs = Rootfs(store, SEARCH_PATH)
+    fresh = frozenset(bases.fresh)
+    return build_image(
+        plan, BuildInputs(store, rootfs, opener, events, clamp, no_cache, fresh, dockerfile)
+    )
+
+
+def config(store: Store, built: Built) -> dict[str, Any]:
+    digest = Digest(manifest(store, built)["config"]["digest"])
+    document: dict[str, Any] = json.loads(store.blobs.read(digest))
+    return document
+
+
+def manifest(store: Store, built: Built) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(store.blobs.read(built.descriptor.digest))
+    return document
+
+
+def members(store: Store, built: Built, number: int = -1) -> list[tarfile.TarInfo]:
+    """Return the members of a layer, as Python's own tar reader sees them."""
+    layer = built.layers[number]
+    with store.blobs.open(layer.descriptor) as stream:
+        return tarfile.open(fileobj=io.BytesIO(gzip.decompress(stream.read()))).getmembers()
+
+
+def names(store: Store, built: Built, number: int = -1) -> list[str]:
+    return [member.name for member in members(store, built, number)]
+
+
+def content(store: Store, built: Built, name: str, number: int = -1) -> bytes:
+    layer = built.layers[number]
+    with store.blobs.open(layer.descriptor) as stream:
+        archive = tarfile.open(fileobj=io.BytesIO(gzip.decompress(stream.read())))
+    found = archive.extractfile(name)
+    assert found is not None
+    return found.read()
