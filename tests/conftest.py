@@ -23,6 +23,10 @@ _MAY_LACK = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regold", action="store_true", help="write expected outputs anew")
+
+
 @pytest.fixture(scope="session")
 def _no_real_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("home")

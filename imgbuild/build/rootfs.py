@@ -41,6 +41,6 @@ class Rootfs:
             store.paths.trees,
             store.scratch_dir,
             self.stack.open_verified,
-            lambda: launch(self.idmap, WORKER, [store.paths.trees, store.paths.scratch]),
+            lambda: launch(self.idmap, WORKER, [store.paths.trees]),
             abandoned=store.abandoned_scratch,
         )

@@ -99,7 +99,9 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext) -> tuple[int,
         err.close()
 
 
-def _who(step: RunStep, workspace: Workspace) -> users.RunUser:
+def workspace_reader(workspace: Workspace) -> users.ReadFile:
+    """Return what reads the passwd and group files of a root that is mounted."""
+
     def read(path: bytes, size: int) -> bytes | None:
         try:
             with workspace.open(path) as stream:
@@ -107,8 +109,12 @@ def _who(step: RunStep, workspace: Workspace) -> users.RunUser:
         except ImageError:
             return None
 
+    return read
+
+
+def _who(step: RunStep, workspace: Workspace) -> users.RunUser:
     try:
-        return users.run_user(read, step.user)
+        return users.run_user(workspace_reader(workspace), step.user)
     except users.UnknownUserError as error:
         error.message = f"process {_shown(step)} did not complete successfully: {error.message}"
         raise

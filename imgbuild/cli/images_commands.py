@@ -19,7 +19,8 @@ def images_command(store: Path, as_json: bool) -> None:
     found = api.images(store=store)
     if as_json:
         rows = [
-            {"name": i.name, "digest": i.digest, "size": i.size, "created": i.created} for i in found
+            {"name": i.name, "digest": i.digest, "size": i.size, "created": i.created}
+            for i in found
         ]
         click.echo(json.dumps(rows, indent=2))
         return

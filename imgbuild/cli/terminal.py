@@ -20,6 +20,7 @@ from imgbuild.events import (
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
 _PATIENCE = 0.15  # seconds before a step is shown as running
 
@@ -137,7 +138,7 @@ class TerminalProgress:
             )
             self._live.start()
 
-    def _render(self) -> "object":
+    def _render(self) -> "Text":
         from rich.text import Text
 
         now = time.monotonic()

@@ -60,8 +60,12 @@ class StorePaths:
 
     @property
     def scratch(self) -> Path:
-        """Trees of running steps; only a worker can remove what has mapped owners."""
-        return self.root / "tmp" / "steps"
+        """Trees of running steps; only a worker can remove what has mapped owners.
+
+        They are below `trees`, so that one can become the tree of a layer by a rename: a worker
+        can write to that directory alone, which is a mount of its own there.
+        """
+        return self.trees / "steps"
 
     @property
     def sessions(self) -> Path:

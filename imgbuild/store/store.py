@@ -122,13 +122,14 @@ class Store:
         """Make and return a new directory for the trees of one build."""
         path = self.paths.scratch / self.session().file_name()
         with explained("write to the store"):
-            path.mkdir(0o700)
+            path.mkdir(0o700, parents=True)
         return path
 
     def abandoned_scratch(self) -> list[Path]:
         """Return scratch directories of processes that are gone, for a worker to remove."""
         with explained("read the store"):
-            names = sorted(os.listdir(self.paths.scratch))
+            there = self.paths.scratch.is_dir()
+            names = sorted(os.listdir(self.paths.scratch)) if there else []
         alive = {s: is_alive(self.paths.sessions, s) for s in {session_of(n) for n in names}}
         return [self.paths.scratch / name for name in names if not alive[session_of(name)]]
 
@@ -137,7 +138,7 @@ class Store:
     def reset(self, remove_trees: Callable[[], None]) -> None:
         """Empty the store.
 
-        `remove_trees` empties `paths.trees` and `paths.scratch`, which may hold files of mapped
+        `remove_trees` empties `paths.trees`, which may hold files of mapped
         ids that only a worker can remove. Raises `StoreLockedError` while anyone builds.
         """
         with self.exclusive_lock():
@@ -148,9 +149,9 @@ class Store:
             _empty_of_files(self.paths.blobs)
             _empty_of_files(self.paths.indexes)
             remove_trees()
-            for directory in (self.paths.trees, self.paths.scratch):
-                if left := os.listdir(directory):
-                    raise StoreError(f"cannot remove {directory / left[0]}")
+            if left := os.listdir(self.paths.trees):
+                raise StoreError(f"cannot remove {self.paths.trees / left[0]}")
+            self.paths.scratch.mkdir(0o700)
 
     # --- the machinery ---
 

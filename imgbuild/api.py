@@ -1,0 +1,398 @@
+"""The library's face and the composition root: it connects the parts and holds no logic of its own."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgbuild.errors import ImageError, UsageError
+from imgbuild.events import BuildFinished, EventSink, ignore
+from imgbuild.oci.config import parse_config
+from imgbuild.oci.descriptor import Descriptor, Layer
+from imgbuild.oci.manifest import Manifest, parse_manifest
+from imgbuild.oci.platform import Platform, parse_platform
+from imgbuild.oci.reference import Reference, parse_reference
+from imgbuild.options import BuildOptions, RegistryOptions
+from imgbuild.store.store import Store
+
+if TYPE_CHECKING:
+    from imgbuild.build.engine import BuildInputs
+    from imgbuild.build.rootfs import Rootfs
+    from imgbuild.plan.model import BuildPlan
+    from imgbuild.sandbox.probe import Report
+
+_SEARCH_PATH = BuildOptions(Path()).search_path
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """How a step went: `verdict` is `cached` or `done`, `seconds` wall time, `layer` what it made."""
+
+    name: str
+    verdict: str
+    seconds: float
+    layer: Layer | None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What a build made: `digest` is of the manifest, `config_digest` what docker calls the image ID."""
+
+    digest: str
+    config_digest: str
+    names: tuple[str, ...]
+    layers: tuple[Layer, ...]
+    steps: tuple[StepResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image of the store: `size` is of its blobs in bytes, `created` RFC 3339."""
+
+    name: str
+    familiar: str
+    digest: str
+    size: int
+    created: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDetails:
+    """An image's documents, as they are stored."""
+
+    name: str
+    digest: str
+    manifest: bytes
+    config: bytes
+
+
+def build(
+    context: PathLike | BuildOptions = ".",
+    *,
+    events: EventSink | None = None,
+    **fields: Any,
+) -> BuildResult:
+    """Build an image and keep it in the store.
+
+    Give a `BuildOptions`, or a context folder and fields of `BuildOptions` by name. Raises an
+    `ImgbuildError`: `DockerfileError`, `ContextError`, `StepFailedError`, and those of bases,
+    registries, the store and the sandbox. Nothing is named unless all went well.
+    """
+    from imgbuild.build import deliver
+    from imgbuild.build.engine import build_image
+
+    options, sink = _options(context, fields), events or ignore
+    started = time.monotonic()
+    _check(options)
+    with _opened(options.store) as opened, opened.build_lock():
+        plan, inputs = _prepare(options, opened, sink)
+        built = build_image(plan, inputs)
+        manifest, _ = _manifest(opened, built.descriptor)
+        for name in options.tags:
+            opened.names.tag(name, built.descriptor)
+        for output in options.outputs:
+            deliver.write_output(output, opened.blobs, built.descriptor, options.tags)
+        if options.push:
+            for name in options.tags:
+                _send(opened, parse_reference(name), built.descriptor, options.registry, sink)
+        config = manifest.config.digest
+        if options.iidfile:
+            deliver.write_iidfile(options.iidfile, config)
+        if options.metadata_file:
+            deliver.write_metadata(options.metadata_file, built.descriptor, config, options.tags)
+    sink(BuildFinished(built.descriptor.digest, options.tags, time.monotonic() - started))
+    return BuildResult(
+        built.descriptor.digest,
+        config,
+        options.tags,
+        built.layers,
+        tuple(StepResult(s.name, s.verdict, s.seconds, s.layer) for s in built.steps),
+    )
+
+
+def plan(
+    context: PathLike | BuildOptions = ".",
+    *,
+    events: EventSink | None = None,
+    **fields: Any,
+) -> "BuildPlan":
+    """Return what `build` would do, without doing it; bases are resolved, and pulled where missing.
+
+    Raises what `build` raises before its first step.
+    """
+    options = _options(context, fields)
+    with _opened(options.store) as opened, opened.build_lock():
+        return _prepare(options, opened, events or ignore)[0]
+
+
+def run(
+    name: str,
+    command: Sequence[str] = (),
+    *,
+    store: PathLike | None = None,
+    streams: tuple[int, int, int] = (0, 1, 2),
+    search_path: str | None = None,
+) -> int:
+    """Run an image of the store in a throw-away root and return the exit status of its command.
+
+    `command` takes the place of the image's CMD. `streams` are the descriptors of standard
+    input, output and error. Raises `NameNotFoundError` and `SandboxError`.
+    """
+    from imgbuild.build.runimage import run_image
+
+    with _opened(store) as opened, opened.build_lock():
+        reference = str(parse_reference(name))
+        descriptor = opened.names.resolve(reference)
+        rootfs = _rootfs(opened, search_path)
+        return run_image(opened, rootfs, reference, descriptor, command, streams)
+
+
+def pull(
+    name: str,
+    *,
+    platform: str | None = None,
+    store: PathLike | None = None,
+    registry: RegistryOptions | None = None,
+    events: EventSink = ignore,
+) -> ImageInfo:
+    """Copy the image `name` for one platform (this host's by default) into the store.
+
+    Raises `RegistryError`, `ImageError` for a malformed image and `StoreError`.
+    """
+    reference = parse_reference(name)
+    wanted = _platform(platform)
+    with _opened(store) as opened, opened.build_lock():
+        descriptor = _fetch(opened, reference, wanted, _registry(registry), events)
+        return _info(opened, str(reference), descriptor)
+
+
+def push(
+    name: str,
+    dest: str | None = None,
+    *,
+    store: PathLike | None = None,
+    registry: RegistryOptions | None = None,
+    events: EventSink = ignore,
+) -> str:
+    """Copy the image `name` of the store to its registry, or to `dest`; return its digest.
+
+    Raises `NameNotFoundError` and `RegistryError`. What is there already is not sent again.
+    """
+    target = parse_reference(dest or name)
+    with _opened(store) as opened, opened.build_lock():
+        descriptor = opened.names.resolve(str(parse_reference(name)))
+        _send(opened, target, descriptor, _registry(registry), events)
+        return descriptor.digest
+
+
+def images(*, store: PathLike | None = None) -> list[ImageInfo]:
+    """Return the images of the store, sorted by name."""
+    with _opened(store) as opened:
+        return [_info(opened, *item) for item in opened.names.list().items()]
+
+
+def inspect(name: str, *, store: PathLike | None = None) -> ImageDetails:
+    """Return the manifest and config of an image of the store; raise `NameNotFoundError`."""
+    with _opened(store) as opened:
+        reference = str(parse_reference(name))
+        descriptor = opened.names.resolve(reference)
+        manifest, data = _manifest(opened, descriptor)
+        config = opened.blobs.read(manifest.config.digest)
+        return ImageDetails(reference, descriptor.digest, data, config)
+
+
+def tag(source: str, name: str, *, store: PathLike | None = None) -> None:
+    """Let `name` stand for the image `source` as well; raise `NameNotFoundError`."""
+    target = _taggable(name)
+    with _opened(store) as opened:
+        descriptor = opened.names.resolve(str(parse_reference(source)))
+        opened.names.tag(str(target), descriptor)
+
+
+def remove(name: str, *, store: PathLike | None = None) -> None:
+    """Remove `name` from the store; its content stays for the cache. Raises `NameNotFoundError`."""
+    with _opened(store) as opened:
+        opened.names.untag(str(parse_reference(name)))
+
+
+def reset(*, store: PathLike | None = None) -> None:
+    """Empty the store, unpacked trees with files of mapped ids included.
+
+    Raises `StoreLockedError` while anyone builds.
+    """
+    with _opened(store) as opened:
+
+        def remove_trees() -> None:
+            with _rootfs(opened, None).open() as roots:
+                roots.remove_trees(opened.paths.trees)
+
+        opened.reset(remove_trees)
+
+
+def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> "Report":
+    """Try what this host allows and return what was found."""
+    from imgbuild.sandbox.probe import probe
+
+    place = _store_path(store)
+    with _opened(place):
+        return probe(place, search_path or _SEARCH_PATH)
+
+
+def _options(context: PathLike | BuildOptions, fields: Mapping[str, Any]) -> BuildOptions:
+    if isinstance(context, BuildOptions):
+        if fields:
+            raise UsageError("give a BuildOptions or single options, not both")
+        return _normalised(context)
+    known = BuildOptions.__dataclass_fields__
+    if unknown := sorted(set(fields) - set(known)):
+        from difflib import get_close_matches
+
+        near = get_close_matches(unknown[0], known, n=1)
+        raise UsageError(
+            f"unknown build option: {unknown[0]}", hint=f"did you mean {near[0]}?" if near else None
+        )
+    return _normalised(BuildOptions(Path(context), **fields))
+
+
+def _normalised(options: BuildOptions) -> BuildOptions:
+    """Let callers write text for paths and lists for tuples."""
+    return replace(
+        options,
+        context=Path(options.context),
+        dockerfile=None if options.dockerfile is None else Path(options.dockerfile),
+        tags=tuple(str(_taggable(name)) for name in options.tags),
+        outputs=tuple(options.outputs),
+        store=_store_path(options.store),
+        registry=_registry(options.registry),
+    )
+
+
+def _taggable(name: str) -> Reference:
+    reference = parse_reference(name)
+    if reference.digest:
+        raise UsageError(
+            f"{name}: a name with a digest cannot be given", hint="leave @sha256:… out"
+        )
+    return reference
+
+
+def _home() -> Path:
+    """Return the caller's home folder by the password database: the library reads no environment."""
+    import pwd
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise UsageError(
+            f"user {os.getuid()} has no home folder", hint="name the store: store=PATH or --store"
+        ) from None
+
+
+def _store_path(store: PathLike | None) -> Path:
+    return _home() / ".local/share/imgbuild" if store is None else Path(store)
+
+
+def _registry(options: RegistryOptions | None) -> RegistryOptions:
+    options = options or RegistryOptions()
+    if options.docker_config is None:
+        return replace(options, docker_config=_home() / ".docker")
+    return options
+
+
+@contextmanager
+def _opened(store: PathLike | None) -> Iterator[Store]:
+    with Store.open(_store_path(store)) as opened:
+        yield opened
+
+
+def _platform(text: str | None) -> Platform:
+    from imgbuild.build.platforms import host_platform
+
+    host = host_platform()
+    return host if text is None else parse_platform(text, host)
+
+
+def _check(options: BuildOptions) -> None:
+    """Raise `UsageError` for what would fail only after the build."""
+    if options.push and not options.tags:
+        raise UsageError("--push needs a name", hint="give one: -t registry.example.com/name:tag")
+    for output in options.outputs:
+        parent = output.dest.absolute().parent
+        if not parent.is_dir():
+            raise UsageError(f"--output: there is no folder {parent}", hint="make it first")
+
+
+def _prepare(
+    options: BuildOptions, store: Store, events: EventSink
+) -> "tuple[BuildPlan, BuildInputs]":
+    from imgbuild.build.prepare import prepare
+
+    def fetch(reference: Reference, platform: Platform) -> Descriptor:
+        return _fetch(store, reference, platform, options.registry, events)
+
+    return prepare(options, store, fetch, events)
+
+
+def _rootfs(store: Store, search_path: str | None) -> "Rootfs":
+    from imgbuild.build.rootfs import Rootfs
+
+    return Rootfs(store, search_path or _SEARCH_PATH)
+
+
+def _fetch(
+    store: Store,
+    reference: Reference,
+    platform: Platform,
+    options: RegistryOptions,
+    events: EventSink,
+) -> Descriptor:
+    """Copy an image for one platform from its registry into the store and name it."""
+    from imgbuild.build.images import for_platform
+    from imgbuild.registry.client import Registry
+    from imgbuild.transfer import copy_image
+
+    with Registry(reference, options, events=events) as registry:
+        root = registry.resolve(reference.digest or reference.tag)
+        descriptor, _ = for_platform(registry, root, platform)
+        copy_image(registry, store.blobs, descriptor, events=events, jobs=options.jobs)
+    if reference.tag:
+        store.names.tag(str(replace(reference, digest=None)), descriptor)
+    return descriptor
+
+
+def _send(
+    store: Store,
+    target: Reference,
+    descriptor: Descriptor,
+    options: RegistryOptions,
+    events: EventSink,
+) -> None:
+    from imgbuild.registry.client import Registry
+    from imgbuild.transfer import copy_image
+
+    if target.digest:
+        raise UsageError(f"{target}: an image is pushed to a tag", hint="leave @sha256:… out")
+    with Registry(target, options, events=events) as registry:
+        copy_image(store.blobs, registry, descriptor, events=events, jobs=options.jobs)
+        registry.tag(target.tag, descriptor)
+
+
+def _manifest(store: Store, descriptor: Descriptor) -> tuple[Manifest, bytes]:
+    data = store.blobs.read(descriptor.digest)
+    document = parse_manifest(data, descriptor.media_type)
+    if not isinstance(document, Manifest):
+        raise ImageError(f"{descriptor.digest} is an index, not an image")
+    return document, data
+
+
+def _info(store: Store, name: str, descriptor: Descriptor) -> ImageInfo:
+    manifest, data = _manifest(store, descriptor)
+    config = parse_config(store.blobs.read(manifest.config.digest))
+    size = len(data) + sum(child.size for child in manifest.children())
+    familiar = parse_reference(name).familiar
+    return ImageInfo(name, familiar, descriptor.digest, size, config.created)

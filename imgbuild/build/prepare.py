@@ -1,0 +1,110 @@
+"""From options to a plan and what a build of it is made of."""
+
+import errno
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from imgbuild.build.bases import Bases, Lookup, Pull, directory_contexts
+from imgbuild.build.context import ContextTree, open_context
+from imgbuild.build.engine import BuildInputs, open_contexts
+from imgbuild.build.platforms import host_platform
+from imgbuild.build.rootfs import Rootfs
+from imgbuild.dockerfile.parse import parse
+from imgbuild.errors import ContextError, UsageError
+from imgbuild.events import EventSink
+from imgbuild.oci.platform import parse_platform
+from imgbuild.options import BuildOptions
+from imgbuild.plan.model import BuildPlan
+from imgbuild.plan.options import PlanOptions
+from imgbuild.plan.planner import make_plan
+from imgbuild.store.store import Store
+
+# BuildKit refuses a larger one as well (frontend/dockerui, maxDockerfileSize is not documented).
+_MAX_DOCKERFILE = 16 << 20
+_STDIN = Path("-")
+_NAMES = ("Dockerfile", "dockerfile")
+
+
+class Prepared(NamedTuple):
+    """A plan, and what the engine needs for it."""
+
+    plan: BuildPlan
+    inputs: BuildInputs
+
+
+def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) -> Prepared:
+    """Read the Dockerfile, resolve the bases that the target needs, and plan the build.
+
+    Raises `ContextError` for a missing context or Dockerfile, `DockerfileError`, and what
+    looking for bases raises.
+    """
+    if not options.context.is_dir():
+        raise UsageError(
+            f"the build context {options.context} is not a directory",
+            hint="give the folder whose files COPY may use, usually .",
+        )
+    name, data, place = read_dockerfile(options)
+    dockerfile = parse(data, name)
+    directories = directory_contexts(options.build_contexts)
+    host = host_platform()
+    plan_options = PlanOptions(
+        platform=parse_platform(options.platform, host) if options.platform else host,
+        build_platform=host,
+        build_args=options.build_args,
+        labels=options.labels,
+        target=options.target,
+        network=options.network,
+        contexts=frozenset(options.build_contexts),
+        directory_contexts=frozenset(directories),
+    )
+    lookup = Lookup(store, options.build_contexts, pull, events, options.search_path, options.pull)
+    bases = Bases(lookup)
+    plan = make_plan(dockerfile, plan_options, bases.resolve)
+    clamp = options.source_date_epoch
+    named: dict[str, Callable[[], ContextTree]] = {
+        key: partial(open_context, path) for key, path in directories.items()
+    }
+    inputs = BuildInputs(
+        store=store,
+        rootfs=Rootfs(store, options.search_path),
+        open_context=open_contexts(lambda: open_context(options.context, place), named),
+        events=events,
+        clamp=plan.source_date_epoch if clamp is None else clamp,
+        no_cache=options.no_cache,
+        fresh=frozenset(bases.fresh),
+        source=dockerfile.source,
+    )
+    return Prepared(plan, inputs)
+
+
+def read_dockerfile(options: BuildOptions) -> tuple[str, bytes, Path | None]:
+    """Return the Dockerfile's name for messages, its bytes, and where it is (None: standard input)."""
+    if options.dockerfile == _STDIN:
+        return "Dockerfile", _limited(sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), "stdin"), None
+    if options.dockerfile is None:
+        candidates = [options.context / name for name in _NAMES]
+    else:
+        # As docker: relative to the current folder, else to the context.
+        candidates = [options.dockerfile]
+        if not options.dockerfile.is_absolute():
+            candidates.append(options.context / options.dockerfile)
+    for path in candidates:
+        try:
+            with path.open("rb") as file:
+                return path.name, _limited(file.read(_MAX_DOCKERFILE + 1), str(path)), path
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+                raise ContextError(f"cannot read the Dockerfile {path}: {error.strerror}") from None
+    raise ContextError(
+        f"there is no Dockerfile at {candidates[0]}",
+        hint="name it with -f PATH, or give the folder that has it",
+    )
+
+
+def _limited(data: bytes, what: str) -> bytes:
+    if len(data) > _MAX_DOCKERFILE:
+        raise ContextError(f"the Dockerfile {what} is larger than {_MAX_DOCKERFILE} bytes")
+    return data

@@ -1,0 +1,56 @@
+"""`imgbuild run`: an image's command in the sandbox, on an upper directory that is thrown away."""
+
+import os
+from collections.abc import Sequence
+
+from imgbuild.build import users
+from imgbuild.build.images import load_image
+from imgbuild.build.platforms import host_platform
+from imgbuild.build.rootfs import Rootfs
+from imgbuild.build.runstep import DEFAULT_PATH, workspace_reader
+from imgbuild.errors import UsageError
+from imgbuild.oci.descriptor import Descriptor
+from imgbuild.store.store import Store
+
+
+def run_image(
+    store: Store,
+    rootfs: Rootfs,
+    name: str,
+    root: Descriptor,
+    command: Sequence[str],
+    streams: tuple[int, int, int],
+) -> int:
+    """Run `command`, or the image's own, and return its exit status (128 + N for signal N).
+
+    As with `docker run`, a command takes the place of CMD and follows ENTRYPOINT. `streams` are
+    the descriptors of standard input, output and error. Raises `SandboxError`, and `UsageError`
+    when there is nothing to run.
+    """
+    image = load_image(store.blobs, name, root, host_platform())
+    run = image.config.run
+    argv = (*(run.entrypoint or ()), *(command or run.cmd or ()))
+    if not argv:
+        raise UsageError(f"{name} has no command", hint=f"give one: imgbuild run {name} COMMAND")
+    with rootfs.open() as roots, roots.workspace(image.layers) as workspace:
+        who = users.run_user(workspace_reader(workspace), run.user)
+        env = {"PATH": DEFAULT_PATH, "HOME": who.home, **dict(run.env)}
+        if os.isatty(streams[1]):
+            env.setdefault("TERM", "xterm")
+        running = workspace.run(
+            argv,
+            tuple(env.items()),
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+            cwd=run.working_dir or "/",
+            uid=who.uid,
+            gid=who.gid,
+            groups=who.groups,
+            interactive=True,
+        )
+        try:
+            return running.wait()
+        except BaseException:
+            running.kill()
+            raise

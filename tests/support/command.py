@@ -1,0 +1,43 @@
+"""Run the command line in a process of its own, as a user would."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the process environment with the project importable, warnings as errors."""
+    return {**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "error", **(extra or {})}
+
+
+def imgbuild(
+    *arguments: str | Path,
+    store: Path | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    check: bool = True,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `imgbuild` with `arguments`; with `check`, a status other than 0 fails with its output."""
+    extra = dict(env or {})
+    if store is not None:
+        extra["IMGBUILD_STORE"] = str(store)
+    done = subprocess.run(
+        [sys.executable, "-m", "imgbuild", *map(str, arguments)],
+        capture_output=True,
+        cwd=cwd,
+        env=environment(extra),
+        input=stdin,
+        timeout=timeout,
+    )
+    if check and done.returncode:
+        raise AssertionError(
+            f"imgbuild {' '.join(map(str, arguments))}: status {done.returncode}\n"
+            f"{done.stdout.decode(errors='replace')}{done.stderr.decode(errors='replace')}"
+        )
+    return done

@@ -1,0 +1,118 @@
+"""The Dockerfile of the README's promise on a real Debian base, pushed, and taken up by other tools."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support import debian, docker_registry, users, validate
+from tests.support.command import imgbuild
+
+pytestmark = [pytest.mark.rootless, pytest.mark.system, pytest.mark.online]
+
+DOCKERFILE = """\
+FROM debian:bookworm-slim
+RUN apt-get update && \\
+    apt-get -y install --no-install-recommends python3
+COPY my-app.py /app/
+WORKDIR /app
+CMD ["python3","my-app.py"]
+"""
+APP = "import os, sys\nprint('hello from', os.getcwd(), sys.version_info[:2] >= (3, 9))\n"
+
+
+@pytest.fixture(scope="module")
+def base_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    layout = tmp_path_factory.mktemp("debian") / "layout"
+    debian.pack(debian.tree(), layout, "bookworm-slim")
+    for folder in (layout.parent, layout.parent.parent):
+        folder.chmod(0o755)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("context")
+    folder.chmod(0o755)
+    (folder / "Dockerfile").write_text(DOCKERFILE)
+    (folder / "my-app.py").write_text(APP)
+    return folder
+
+
+def _tool(*command: str | Path) -> str:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+def test_as_root_with_a_base_from_a_registry(
+    tmp_path: Path, base_layout: Path, context: Path
+) -> None:
+    store = tmp_path / "store"
+    with docker_registry.plain(tmp_path / "registry") as host:
+        _tool(
+            *("skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{base_layout}:bookworm-slim"),
+            f"docker://{host}/library/debian:bookworm-slim",
+        )
+        source = f"debian:bookworm-slim=docker-image://{host}/library/debian:bookworm-slim"
+        image = f"{host}/team/my-python-image:1.0"
+        arguments = ["-t", image, "--build-context", source, *debian.proxy_arguments()]
+        imgbuild(*arguments, "--push", context, store=store, timeout=600)
+        assert validate.image(store, image) == []
+        ran = imgbuild("run", image, store=store)
+        assert ran.stdout == b"hello from /app True\n"
+        _check_consumers(tmp_path, host, image)
+    imgbuild("reset", "--yes", store=store)
+
+
+def _check_consumers(tmp_path: Path, host: str, image: str) -> None:
+    """Let skopeo, umoci, buildah and podman take the pushed image."""
+    seen = json.loads(_tool("skopeo", "inspect", "--tls-verify=false", f"docker://{image}"))
+    assert len(seen["Layers"]) == 4
+    layout = tmp_path / "copied"
+    _tool("skopeo", "copy", "-q", "--src-tls-verify=false", f"docker://{image}", f"oci:{layout}:x")
+    assert validate.image(layout, "x") == []
+    _tool("umoci", "unpack", "--image", f"{layout}:x", tmp_path / "bundle")
+    assert (tmp_path / "bundle/rootfs/app/my-app.py").read_text() == APP
+    term = (tmp_path / "bundle/rootfs/var/log/apt/term.log").stat()
+    assert (term.st_uid, term.st_gid) == (0, 4)
+    shutil.rmtree(tmp_path / "bundle")
+    # vfs and chroot: neither overlayfs nor a runtime is what is tested here.
+    where = ["--root", tmp_path / "peer", "--runroot", tmp_path / "peer-run", "--storage-driver", "vfs"]
+    limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+    from_ = ["from", "--tls-verify=false", *limits, "--name", "taken"]
+    _tool("buildah", *where, *from_, f"docker://{image}")
+    ran = _tool(
+        *("buildah", *where, "run", "--isolation", "chroot", "taken", "--"),
+        *("python3", "/app/my-app.py"),
+    )
+    assert ran == "hello from / True\n" or ran == "hello from /app True\n"
+    _tool("buildah", *where, "rm", "taken")
+    _tool("podman", *where, "pull", "-q", "--tls-verify=false", f"docker://{image}")
+    shown = json.loads(_tool("podman", *where, "image", "inspect", image))
+    assert shown[0]["Config"]["Cmd"] == ["python3", "my-app.py"]
+
+
+def test_as_an_ordinary_user_with_subordinate_ids(base_layout: Path, context: Path) -> None:
+    user = users.with_subids()
+    source = f"debian:bookworm-slim=oci-layout://{base_layout}:bookworm-slim"
+    built = users.imgbuild(
+        user,
+        *("-t", "my-python-image", "--build-context", source),
+        *debian.proxy_arguments(),
+        str(context),
+    )
+    assert built.returncode == 0, built.stderr.decode()
+    ran = users.imgbuild(user, "run", "my-python-image")
+    assert ran.stdout == b"hello from /app True\n", ran.stderr.decode()
+    exported = users.folder(user) / "exported"
+    copied = users.imgbuild(
+        user,
+        *("-t", "my-python-image", "--build-context", source, *debian.proxy_arguments()),
+        *("--output", f"type=oci,tar=false,dest={exported}", str(context)),
+    )
+    assert copied.returncode == 0, copied.stderr.decode()
+    assert b" DONE" not in copied.stderr, "the second build was not cached"
+    assert validate.image(exported, "docker.io/library/my-python-image:latest") == []
