@@ -28,10 +28,15 @@ class LayerFiles(NamedTuple):
 
 
 class _LayerIndex:
-    """The entries of one layer, by path; directories that the tar left out are filled in."""
+    """The entries of one layer, by path, as unpacking it would place them.
+
+    `implicit` are directories that the tar left out: where a lower layer has them, they look as
+    they do there.
+    """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self.entries: dict[ImagePath, Entry] = {}
+        self.implicit: set[ImagePath] = set()
         self.whiteouts: set[ImagePath] = set()
         self.opaque: set[ImagePath] = set()
         self._names: dict[ImagePath, list[bytes]] | None = None
@@ -46,17 +51,32 @@ class _LayerIndex:
 
     def _add(self, entry: Entry) -> None:
         known = self.entries
-        path = entry.path
+        path = self._through_links(entry.path)
+        if path != entry.path:
+            entry = replace(entry, path=path)
+        if entry.type == "hardlink":
+            entry = replace(entry, linkname=self._through_links(entry.linkname))
         previous = known.get(path)
         if previous is not None and previous.type == "dir" and entry.type != "dir":
             below = path + b"/"
             for gone in [other for other in known if other.startswith(below)]:
                 del known[gone]
         known[path] = entry
+        self.implicit.discard(path)
         parent = path.rpartition(b"/")[0]
         while parent and parent not in known:
             known[parent] = Entry(parent, "dir", 0o755)
+            self.implicit.add(parent)
             parent = parent.rpartition(b"/")[0]
+
+    def _through_links(self, path: ImagePath) -> ImagePath:
+        """Follow links of this layer on the way to `path`, not at its end."""
+        parent, _, name = path.rpartition(b"/")
+        known = self.entries.get(parent)
+        if not parent or (known is not None and known.type == "dir"):
+            return path
+        real = follow(parent, self.entries.get)
+        return real + b"/" + name if real else name
 
     def names(self, directory: ImagePath) -> Sequence[bytes]:
         """Return what this layer brings into a directory."""
@@ -103,6 +123,37 @@ def _ends(path: ImagePath) -> Iterator[int]:
         end = path.find(b"/", end + 1)
     if path:
         yield len(path)
+
+
+def follow(
+    path: bytes, lstat: Callable[[ImagePath], Entry | None], *, follow_last: bool = True
+) -> ImagePath:
+    """Resolve symlinks as a process would whose root `lstat` describes."""
+    done: list[bytes] = []
+    todo = _components(path)
+    links = 0
+    while todo:
+        part = todo.pop()
+        if part == b"..":
+            del done[-1:]
+            continue
+        done.append(part)
+        entry = lstat(b"/".join(done))
+        if entry is None or entry.type != "symlink" or not (todo or follow_last):
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise ImageError(f"too many levels of symbolic links in /{_show(path)}")
+        done.pop()
+        if entry.linkname.startswith(b"/"):
+            done.clear()
+        todo += _components(entry.linkname)
+    return b"/".join(done)
+
+
+def _components(path: bytes) -> list[bytes]:
+    """Split a path, the last component first."""
+    return [part for part in reversed(path.split(b"/")) if part not in {b"", b"."}]
 
 
 class RootView:
@@ -197,26 +248,7 @@ class RootView:
         Components that do not exist are kept; `..` never leaves the root. Raises `ImageError`
         after 40 links.
         """
-        done: list[bytes] = []
-        todo = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
-        links = 0
-        while todo:
-            part = todo.pop()
-            if part == b"..":
-                del done[-1:]
-                continue
-            done.append(part)
-            entry = self.lstat(b"/".join(done))
-            if entry is None or entry.type != "symlink" or not (todo or follow_last):
-                continue
-            links += 1
-            if links > _MAX_LINKS:
-                raise ImageError(f"too many levels of symbolic links in /{_show(path)}")
-            done.pop()
-            if entry.linkname.startswith(b"/"):
-                done.clear()
-            todo += [p for p in reversed(entry.linkname.split(b"/")) if p not in (b"", b".")]
-        return b"/".join(done)
+        return follow(path, self.lstat, follow_last=follow_last)
 
     def __enter__(self) -> Self:
         return self
@@ -258,14 +290,21 @@ class RootView:
         )
 
     def _find_raw(self, path: ImagePath, top: int) -> tuple[int, Entry] | None:
-        indexes = self._indexes
+        implicit: tuple[int, Entry] | None = None
         for number in range(top - 1, -1, -1):
-            entry = indexes[number].entries.get(path)
+            index = self._indexes[number]
+            entry = index.entries.get(path)
             if entry is not None:
-                return number, entry
-            if indexes[number].hides(path):
-                return None
-        return None if path else (0, _ROOT)
+                if implicit is not None and entry.type != "dir":
+                    break
+                if path not in index.implicit:
+                    return number, entry
+                implicit = implicit or (number, entry)
+            if index.hides(path):
+                break
+        else:
+            return implicit or (None if path else (0, _ROOT))
+        return implicit
 
 
 def _show(path: bytes) -> str:

@@ -156,6 +156,39 @@ def test_a_directory_that_a_tar_left_out_is_there() -> None:
     assert root.listdir(b"usr") == [b"lib"]
 
 
+def test_a_directory_that_a_tar_left_out_looks_as_it_does_below() -> None:
+    base = [directory(b"tmp", 0o1777), file(b"f"), symlink(b"l", b"tmp"), directory(b"gone", 0o700)]
+    root = view(
+        base,
+        [file(b"tmp/a"), file(b"f/x"), file(b"l/x"), whiteout(b"gone"), file(b"gone/x")],
+        [file(b"tmp/b")],
+    )
+    modes = {}
+    for path in (b"tmp", b"f", b"l", b"gone"):
+        entry = root.lstat(path)
+        assert entry is not None
+        modes[path] = (entry.type, entry.mode)
+    plain = ("dir", 0o755)
+    assert modes == {b"tmp": ("dir", 0o1777), b"f": plain, b"l": plain, b"gone": plain}
+    assert root.listdir(b"tmp") == [b"a", b"b"]
+
+
+def test_entries_behind_a_link_of_their_own_layer_are_where_it_leads() -> None:
+    layer = FakeLayer(
+        symlink(b"lib", b"/usr/lib"),
+        file(b"lib/x"),
+        hardlink(b"y", b"lib/x"),
+        contents={b"lib/x": b"content"},
+    )
+    root = RootView([layer.files()])
+    assert root.readlink(b"lib") == b"/usr/lib"
+    assert root.resolve(b"lib/x") == b"usr/lib/x"
+    assert root.lstat(b"lib/x") is None
+    assert root.open(b"usr/lib/x").read() == b"content"
+    assert root.open(b"y").read() == b"content"
+    root.close()
+
+
 def test_a_later_entry_of_the_same_tar_replaces_a_directory() -> None:
     root = view([directory(b"d"), file(b"d/a"), file(b"d")])
     assert root.lstat(b"d/a") is None
