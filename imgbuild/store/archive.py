@@ -64,7 +64,8 @@ def write_docker_archive(
     listing = [
         {
             "Config": _path(manifest.config),
-            "RepoTags": [ref.familiar for ref in map(parse_reference, names) if not ref.digest],
+            # Full names: podman takes a short one for an image of its own, localhost/NAME.
+            "RepoTags": [str(ref) for ref in map(parse_reference, names) if not ref.digest],
             "Layers": [_path(layer) for layer in manifest.layers],
         }
     ]

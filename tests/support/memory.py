@@ -12,6 +12,7 @@ from imgbuild.oci.digest import digest_bytes
 from imgbuild.oci.manifest import Index, Manifest, dump_manifest
 from imgbuild.oci.platform import Platform
 
+EPOCH = "1970-01-01T00:00:00Z"
 AMD64 = Platform("linux", "amd64")
 
 
@@ -66,8 +67,9 @@ def add_image(
         platform,
         RunConfig(env=(("PATH", "/bin"),), cmd=("sh",)),
         diff_ids=tuple(digest_bytes(tar) for tar in tars),
-        history=tuple(HistoryEntry(created_by=f"COPY file{n}") for n in range(len(layers))),
-        created="1970-01-01T00:00:00Z",
+        # umoci 0.4 falls over history without a time.
+        history=tuple(HistoryEntry(EPOCH, f"COPY file{n}") for n in range(len(layers))),
+        created=EPOCH,
     )
     manifest = Manifest(
         media_types.OCI_MANIFEST,
