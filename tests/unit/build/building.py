@@ -95,7 +95,8 @@ def names(store: Store, built: Built, number: int = -1) -> list[str]:
 def content(store: Store, built: Built, name: str, number: int = -1) -> bytes:
     layer = built.layers[number]
     with store.blobs.open(layer.descriptor) as stream:
-        archive = tarfile.open(fileobj=io.BytesIO(gzip.decompress(stream.read())))
-    found = archive.extractfile(name)
-    assert found is not None
-    return found.read()
+        data = gzip.decompress(stream.read())
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        found = archive.extractfile(name)
+        assert found is not None
+        return found.read()

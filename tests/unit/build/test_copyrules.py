@@ -36,9 +36,7 @@ def outcome(case: dict[str, Any]) -> list[str]:
         chmod = int(step["chmod"], 8) if "chmod" in step else None
         try:
             found = from_image(source, patterns)
-            placed = place(
-                view(*layers), found.sources, Target(dest.encode(), owner, chmod, 0)
-            )
+            placed = place(view(*layers), found.sources, Target(dest.encode(), owner, chmod, 0))
         except ContextError as error:
             return [*lines, f"error: {error.message}"]
         entries = [item.entry for item in placed]

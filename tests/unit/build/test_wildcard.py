@@ -6,9 +6,7 @@ import pytest
 
 from imgbuild.build.wildcard import has_wildcard, match
 
-VECTORS = Path(
-    os.environ.get("IMGBUILD_VECTORS", Path(__file__).parents[4] / "shared" / "vectors")
-)
+VECTORS = Path(os.environ.get("IMGBUILD_VECTORS", Path(__file__).parents[4] / "shared" / "vectors"))
 TABLE = VECTORS / "dockerignore" / "filepath_match_table.json"
 
 
@@ -49,7 +47,11 @@ def test_names_that_are_no_text_match() -> None:
 @pytest.mark.skipif(not TABLE.exists(), reason="no vectors here")
 def test_go_s_own_table() -> None:
     rows = json.loads(TABLE.read_text())
-    used = [row for row in rows if "/" not in row["pattern"] + row["path"] and "**" not in row["pattern"]]
+    used = [
+        row
+        for row in rows
+        if "/" not in row["pattern"] + row["path"] and "**" not in row["pattern"]
+    ]
     assert len(used) > 30
     for row in used:
         wanted = row["match"] and not row["bad_pattern"]
