@@ -3,6 +3,8 @@
 The public names are resolved on first use, so that importing the package loads nothing.
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,6 +79,21 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+class _Package(ModuleType):
+    """Keeps `imgbuild.build` and `imgbuild.plan` the functions.
+
+    There are packages of these names as well, and importing a submodule binds it as an attribute
+    of its parent (https://docs.python.org/3/reference/import.html#submodules).
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -1,11 +1,11 @@
 """Show the events of a build: plain lines, nothing, or a live terminal (`cli/terminal.py`)."""
 
-import codecs
 import sys
 import time
 from typing import TextIO, assert_never
 
 from imgbuild.cli import environment
+from imgbuild.cli.lines import LineSplitter
 from imgbuild.cli.text import sanitise, size
 from imgbuild.events import (
     BuildFinished,
@@ -20,24 +20,6 @@ from imgbuild.events import (
     ignore,
 )
 from imgbuild.options import ProgressMode
-
-
-class LineSplitter:
-    """Cut the output of a step into lines; bytes that are not UTF-8 are shown as U+FFFD."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""
-
-    def feed(self, data: bytes, *, final: bool = False) -> list[str]:
-        """Return the lines that `data` completes; `final` flushes an unfinished one."""
-        text = self._rest + self._decoder.decode(data, final)
-        # A progress bar's carriage returns would overwrite our prefix: each is a line of its own.
-        *lines, self._rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        if final and self._rest:
-            lines.append(self._rest)
-            self._rest = ""
-        return lines
 
 
 class PlainProgress:

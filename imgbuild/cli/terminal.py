@@ -4,7 +4,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, TextIO, assert_never
 
-from imgbuild.cli.progress import LineSplitter
+from imgbuild.cli.lines import LineSplitter
 from imgbuild.cli.text import sanitise, size
 from imgbuild.events import (
     BuildFinished,

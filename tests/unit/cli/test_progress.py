@@ -1,6 +1,7 @@
 import io
 
-from imgbuild.cli.progress import LineSplitter, PlainProgress
+from imgbuild.cli.lines import LineSplitter
+from imgbuild.cli.progress import PlainProgress
 from imgbuild.events import (
     BuildFinished,
     BuildStarted,

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from imgbuild.cli import arguments, environment
+from imgbuild.cli.main import COMMANDS, CommandTable, command_line, main
+from imgbuild.errors import UsageError
+from imgbuild.options import BuildOptions, Output
+
+
+@pytest.mark.parametrize(
+    ("text", "output"),
+    [
+        ("type=oci,dest=x.tar", Output("oci", Path("x.tar"))),
+        ("type=oci,tar=false,dest=d", Output("oci", Path("d"), tar=False)),
+        ("type=docker,dest=x.tar", Output("docker", Path("x.tar"))),
+    ],
+)
+def test_output_is_read(text: str, output: Output) -> None:
+    assert arguments.output(text) == output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "type=local,dest=x",
+        "dest=x",
+        "type=oci",
+        "type=oci,dest=",
+        "type=oci,dest=x,tar=maybe",
+        "type=docker,dest=x,tar=false",
+        "type=oci,dest=x,compression=zstd",
+        "x.tar",
+    ],
+)
+def test_bad_output_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        arguments.output(text)
+
+
+def test_build_arguments_come_from_the_environment_when_they_have_no_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VERSION", "7")
+    monkeypatch.delenv("OTHER", raising=False)
+    assert environment.build_arg("A=b=c") == ("A", "b=c")
+    assert environment.build_arg("A=") == ("A", "")
+    assert environment.build_arg("VERSION") == ("VERSION", "7")
+    assert environment.build_arg("OTHER") is None
+    with pytest.raises(UsageError):
+        environment.build_arg("=x")
+
+
+def test_the_store_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert environment.default_store() == Path("/data/imgbuild")
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert environment.default_store() == Path.home() / ".local/share/imgbuild"
+    monkeypatch.setenv("IMGBUILD_STORE", "/store")
+    assert environment.default_store() == Path("/store")
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "now", "１"])
+def test_an_epoch_is_a_plain_number(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid SOURCE_DATE_EPOCH"):
+        environment.parse_epoch(text)
+
+
+def test_lower_case_proxies_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://upper")
+    monkeypatch.setenv("https_proxy", "http://lower")
+    assert environment.registry_options().proxies == {"https": "http://lower"}
+
+
+def test_every_command_of_the_table_exists() -> None:
+    assert isinstance(command_line, CommandTable)
+    for name in COMMANDS:
+        command = command_line.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        assert command.name == name
+        assert command.help
+
+
+def test_flags_without_a_command_mean_build(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-t", "x", "/does/not/exist"]) == 2
+    assert "/does/not/exist" in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for name in COMMANDS:
+        assert f"\n  {name} " in out
+
+
+def test_every_build_option_has_a_flag_or_is_library_only() -> None:
+    build = command_line.get_command(None, "build")  # type: ignore[arg-type]
+    assert build is not None
+    flags = {parameter.name for parameter in build.params}
+    renamed = {"source_date_epoch": "timestamp"}
+    library_only = {"registry", "search_path"}
+    for field in BuildOptions.__dataclass_fields__:
+        assert renamed.get(field, field) in flags or field in library_only, field
