@@ -125,6 +125,8 @@ class Graph:
             node.base = self._by_name.get(image)
             own = sum(isinstance(item, _STEPS) for item in text.instructions)
             node.total = own + (image != SCRATCH and node.base is None)
+        else:
+            node.items, node.total = [], 1
         if name is not None:
             self._by_name[name.lower()] = index
 

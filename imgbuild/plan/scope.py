@@ -17,6 +17,8 @@ from imgbuild.plan.place import located
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 # These steer the SBOM scanner; they are arguments that never reach an environment.
 _NEVER_ENV = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
+# Linux takes no variable above 128 KiB (MAX_ARG_STRLEN); this stops values that double themselves.
+_LONGEST = 1 << 20
 
 
 class Arguments(NamedTuple):
@@ -29,7 +31,17 @@ class Arguments(NamedTuple):
 
     def expand(self, word: str) -> str:
         """Expand a word of FROM, which sees global arguments only."""
-        return expand(word, self.globals.get, self.escape).text
+        return _expand(word, self.globals, self.escape)
+
+
+def _expand(word: str, values: Mapping[str, str], escape: str) -> str:
+    text = expand(word, values.get, escape).text
+    if len(text) > _LONGEST:
+        raise DockerfileError(
+            f"the expanded text is longer than {_LONGEST} characters",
+            hint="no command can be given a value that long; use a file",
+        )
+    return text
 
 
 def platform_arguments(target: Platform, build: Platform, stage: str) -> dict[str, str]:
@@ -71,7 +83,7 @@ def global_arguments(
                 values[name] = given[name]
             elif default is not None:
                 try:
-                    values[name] = expand(default, values.get, dockerfile.escape).text
+                    values[name] = _expand(default, values, dockerfile.escape)
                 except DockerfileError as error:
                     raise located(error, arg.span, dockerfile.source) from None
     return Arguments(given, values, proxy_environment(given), dockerfile.escape)
@@ -113,7 +125,7 @@ class Scope:
 
     def expand(self, word: str) -> str:
         """Expand `word`; raise `DockerfileError` in BuildKit's words."""
-        return expand(word, self.values.get, self._escape).text
+        return _expand(word, self.values, self._escape)
 
     def words(self, word: str) -> list[str]:
         """Expand `word` into as many words as it then has: EXPOSE only."""

@@ -1,0 +1,140 @@
+"""Which differences change a step's key, and which do not."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from imgbuild.errors import Span
+from imgbuild.oci.platform import Platform
+from imgbuild.plan.cachekey import VERSION, base_key, chain, step_fields, step_kind
+from imgbuild.plan.model import (
+    CacheKey,
+    ContextSource,
+    CopyStep,
+    ImageSource,
+    MetaStep,
+    RunStep,
+    ScratchBase,
+    StageSource,
+    WorkdirStep,
+)
+from tests.unit.plan.planning import HOST, image, target
+
+SPAN = Span("Dockerfile", 1, 1)
+RUN = RunStep(
+    SPAN, "[1/1] RUN x", "RUN x", ("sh", "x"), (("A", "1"), ("B", "2")), (), "/", "", "default"
+)
+COPY = CopyStep(
+    SPAN, "[1/1] COPY a b", "COPY a b", ContextSource(), ("a",), "/b", None, None, unpack=False
+)
+MKDIR = WorkdirStep(SPAN, "[1/1] WORKDIR /w", "WORKDIR /w", "/w", "")
+Step = RunStep | CopyStep | WorkdirStep
+
+
+def key(step: Step) -> CacheKey:
+    return chain(CacheKey("parent"), step_kind(step), step_fields(step), {"a": "sha256:1"})[0]
+
+
+@pytest.mark.parametrize("step", [RUN, COPY, MKDIR])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"span": Span("Other", 7, 9)}, "where it stands says nothing of what it makes"),
+        ({"name": "[a 2/9] x"}, "numbers change when other lines are added"),
+        ({"created_by": "x"}, "history is not part of a layer"),
+    ],
+)
+def test_same_key(step: Step, change: dict[str, Any], why: str) -> None:
+    assert key(replace(step, **change)) == key(step), why
+
+
+def test_proxies_are_in_no_key() -> None:
+    assert key(replace(RUN, hidden_env=(("HTTP_PROXY", "p"),))) == key(RUN)
+
+
+def test_which_stage_or_image_files_come_from_shows_in_their_digests_alone() -> None:
+    one = key(replace(COPY, source=StageSource(1)))
+    assert one == key(replace(COPY, source=StageSource(2)))
+    assert one == key(replace(COPY, source=ImageSource(image("debian"))))
+    assert key(COPY) == key(replace(COPY, source=ContextSource("named")))
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "why"),
+    [
+        (RUN, {"argv": ("sh x",)}, "another argument list"),
+        (RUN, {"env": (("A", "1"),)}, "a variable less"),
+        (RUN, {"env": (("A", "1"), ("B", "3"))}, "another value"),
+        (RUN, {"env": (("B", "2"), ("A", "1"))}, "another order can show in the result of env"),
+        (RUN, {"env": (("A", "1,B=2"),)}, "framing"),
+        (RUN, {"cwd": "/w"}, "another directory"),
+        (RUN, {"user": "1"}, "another user"),
+        (RUN, {"network": "none"}, "another network"),
+        (COPY, {"dest": "/b/"}, "into a directory, not onto a name"),
+        (COPY, {"sources": ("a", "a")}, "other sources"),
+        (COPY, {"chown": "1"}, "another owner"),
+        (COPY, {"chmod": 0}, "a mode of 0 is not no mode"),
+        (COPY, {"unpack": True}, "archives are unpacked"),
+        (COPY, {"source": StageSource(0)}, "a context has no owners"),
+        (MKDIR, {"path": "/v"}, "another path"),
+        (MKDIR, {"user": "1"}, "another owner"),
+    ],
+)
+def test_other_key(step: Step, change: dict[str, Any], why: str) -> None:
+    assert key(replace(step, **change)) != key(step), why
+
+
+def test_every_field_of_a_step_is_either_in_the_key_or_known_not_to_be() -> None:
+    outside = {"span", "name", "created_by", "hidden_env"}
+    assert {*step_fields(RUN), *outside} >= set(RunStep.__slots__)
+    assert {*step_fields(COPY), *outside, "source"} >= set(CopyStep.__slots__)
+    assert {*step_fields(MKDIR), *outside} >= set(WorkdirStep.__slots__)
+
+
+def test_parent_kind_inputs_and_version_count() -> None:
+    parent = CacheKey("p")
+    keys = {
+        chain(parent, "run", {}, {})[0],
+        chain(CacheKey("q"), "run", {}, {})[0],
+        chain(parent, "copy", {}, {})[0],
+        chain(parent, "run", {"a": 1}, {})[0],
+        chain(parent, "run", {}, {"a": "1"})[0],
+        chain(parent, "run", {"a": {"b": 1}}, {})[0],
+    }
+    assert len(keys) == 6
+
+
+def test_the_document_is_canonical_and_explains_the_key() -> None:
+    first, document = chain(CacheKey("p"), "run", {"b": 1, "a": "é\udcff"}, {"y": "2", "x": "1"})
+    assert chain(CacheKey("p"), "run", {"a": "é\udcff", "b": 1}, {"x": "1", "y": "2"}) == (
+        first,
+        document,
+    )
+    assert json.loads(document) == [
+        VERSION,
+        "p",
+        "run",
+        {"a": "é\udcff", "b": 1},
+        {"x": "1", "y": "2"},
+    ]
+
+
+def test_a_base_is_its_layers_and_platform() -> None:
+    debian = image("debian")
+    same = replace(debian, name="other", digest=None, config=image("x").config)
+    assert base_key(debian, HOST) == base_key(same, HOST)
+    assert base_key(debian, HOST) != base_key(image("alpine"), HOST)
+    assert base_key(debian, HOST) != base_key(debian, Platform("linux", "arm64"))
+    assert base_key(ScratchBase(), HOST) == base_key(replace(debian, layers=()), HOST)
+
+
+def test_indenting_and_comments_keep_the_keys_of_a_dockerfile() -> None:
+    one = target("FROM debian\nARG A=1\nRUN a && b\n")
+    other = target("# hello\nFROM debian\n\nARG A=1\n  # why\n  run a && b\n")
+    keys = [
+        [key(step) for step in stage.steps if not isinstance(step, MetaStep)]
+        for stage in (one, other)
+    ]
+    assert keys[0] == keys[1]
