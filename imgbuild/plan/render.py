@@ -25,7 +25,7 @@ from imgbuild.plan.model import (
 
 def render_plan(plan: BuildPlan) -> str:
     """Return the text that `imgbuild plan` shows: each stage, its steps, and the final config."""
-    return "".join(f"{line}\n" for line in _lines(plan))
+    return "".join(f"{_printable(line)}\n" for line in _lines(plan))
 
 
 def render_json(plan: BuildPlan) -> str:
@@ -76,9 +76,9 @@ def _base_text(base: Base) -> str:
 
 def _step_lines(step: Step) -> Iterator[str]:
     if isinstance(step, MetaStep):
-        yield f"  {_one_line(step.created_by)}"
+        yield f"  {step.created_by}"
         return
-    yield f"  {_one_line(step.name)}"
+    yield f"  {step.name}"
     match step:
         case RunStep():
             yield f"      in {step.cwd} as {step.user or 'root'}, network {step.network}"
@@ -91,8 +91,11 @@ def _step_lines(step: Step) -> Iterator[str]:
             assert_never(step)
 
 
-def _one_line(text: str) -> str:
-    return text.encode("unicode_escape").decode() if "\n" in text else text
+def _printable(text: str) -> str:
+    """Return `text` with what a terminal would act on, and what is no text, as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _shown_path(path: str) -> str:
