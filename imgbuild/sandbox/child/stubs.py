@@ -33,11 +33,22 @@ class Stubs:
             except FileNotFoundError:
                 self._make(path, directory=directory)
 
-    def _make(self, path: bytes, *, directory: bool) -> None:
-        parts = path.split(b"/")
-        for depth in range(1, len(parts)):
-            self.ensure([(b"/".join(parts[:depth]), True)])
+    def _make(self, path: bytes, *, directory: bool, links: int = 0) -> None:
+        above = os.path.dirname(path)
+        self.ensure([(above, True)])
         parent, name = inroot.open_parent(self._root, path)
+        try:
+            text = os.readlink(name, dir_fd=parent)
+        except OSError:
+            self._make_at(parent, name, directory=directory)
+            return
+        os.close(parent)
+        # A dangling link: what it points at is made, inside the root.
+        if links == 40:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        self._make(os.path.join(above, text), directory=directory, links=links + 1)
+
+    def _make_at(self, parent: int, name: bytes, *, directory: bool) -> None:
         before = _times(parent)
         if directory:
             os.mkdir(name, 0o755, dir_fd=parent)
