@@ -5,9 +5,10 @@ oci-layout index.json      an OCI image layout; index.json lists complete images
 blobs/ALGORITHM/HEX        content
 indexes/ALGORITHM/HEX      one file a layer, by diff id: its entries
 layers/MAPPING/            unpacked trees, disposable
+layers/steps/              trees of running steps, each named after the session that made it
 cache.sqlite               step cache and memos, disposable
 locks/                     `store` (builders share it), `names`, `sessions/` (one a process)
-tmp/files/ tmp/steps/      files and trees that are being made
+tmp/files/                 files that are being written, named likewise
 """
 
 from pathlib import Path

@@ -138,8 +138,8 @@ class Store:
     def reset(self, remove_trees: Callable[[], None]) -> None:
         """Empty the store.
 
-        `remove_trees` empties `paths.trees`, which may hold files of mapped
-        ids that only a worker can remove. Raises `StoreLockedError` while anyone builds.
+        `remove_trees` empties `paths.trees`, which may hold files of mapped ids that only a
+        worker can remove. Raises `StoreLockedError` while anyone builds.
         """
         with self.exclusive_lock():
             self.blobs.flush()

@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -235,8 +236,8 @@ def test_reset_empties_the_store(tmp_path: Path) -> None:
 
         def remove_trees() -> None:
             assert store.names.list() == {}
-            tree.rmdir()
-            tree.parent.rmdir()
+            for path in store.paths.trees.iterdir():
+                shutil.rmtree(path)
             removed.append("trees")
 
         store.reset(remove_trees)
