@@ -26,9 +26,13 @@ def source_date_epoch(dockerfile: Dockerfile, arguments: Arguments) -> int | Non
         span = next(
             arg.span for arg in dockerfile.global_args for name, _ in arg.args if name == NAME
         )
+    stages = {stage.from_.name for stage in dockerfile.stages}
+    message = f"invalid {NAME}: {value}"
+    if value.lower() in stages:
+        message = f"{NAME} from the stage {value} is not supported yet"
     raise DockerfileError(
-        f"invalid {NAME}: {value}",
-        hint="give it as seconds since 1970; the name of a stage is not supported yet",
+        message,
+        hint="give it as seconds since 1970",
         span=span,
         source=dockerfile.source if span else None,
     )

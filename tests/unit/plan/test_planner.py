@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from imgbuild.dockerfile.instructions import Dockerfile, From, StageText
 from imgbuild.dockerfile.parse import parse
-from imgbuild.errors import DockerfileError, ImgbuildError, NotFoundError, Span
+from imgbuild.errors import DockerfileError, ImgbuildError, NotFoundError, Span, UsageError
 from imgbuild.oci.config import RunConfig
 from imgbuild.oci.platform import Platform
 from imgbuild.plan.model import (
@@ -180,6 +180,15 @@ def test_a_missing_image_is_told_with_place_and_guess() -> None:
     assert caught.value.span == Span("Dockerfile", 2, 2)
     assert caught.value.source == "FROM scratch AS build\nFROM biuld\n"
     assert caught.value.hint == "did you mean build?"
+
+
+def test_errors_of_the_resolver_keep_their_kind() -> None:
+    def resolve(name: str, platform: Platform) -> BaseImage:
+        raise UsageError(f"bad --build-context {name}")
+
+    with pytest.raises(UsageError) as caught:
+        make_plan(parse("FROM debian\n"), PlanOptions(HOST, HOST), resolve)
+    assert caught.value.span == Span("Dockerfile", 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -460,6 +469,8 @@ def test_a_malformed_epoch_is_told() -> None:
     assert found.message == "invalid SOURCE_DATE_EPOCH: soon"
     assert found.span == Span("Dockerfile", 1, 1)
     assert error("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "-"}).span is None
+    found = error("FROM scratch AS src\n", build_args={"SOURCE_DATE_EPOCH": "src"})
+    assert found.message == "SOURCE_DATE_EPOCH from the stage src is not supported yet"
 
 
 # --- properties
