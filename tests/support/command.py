@@ -6,6 +6,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+import pytest
+
+from tests.support import users
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -41,3 +46,21 @@ def imgbuild(
             f"{done.stdout.decode(errors='replace')}{done.stderr.decode(errors='replace')}"
         )
     return done
+
+
+def imgbuild_as(
+    who: users.Who,
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 600,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `imgbuild` as a test user, whose store is at its default place; skip where that cannot be."""
+    packages = Path(click.__file__).parents[1]
+    variables = {"PYTHONPATH": f"{PROJECT}:{packages}", "LANG": "C.UTF-8", **(env or {})}
+    words = ["env", *(f"{name}={value}" for name, value in variables.items())]
+    words += [users.interpreter(who), "-m", "imgbuild"]
+    probe = subprocess.run(users.as_user(who, [*words, "--version"]), capture_output=True)
+    if probe.returncode:
+        pytest.skip(f"not root: {who} cannot load the project: {probe.stderr.decode()[-200:]}")
+    command = users.as_user(who, [*words, *map(str, arguments)])
+    return subprocess.run(command, capture_output=True, timeout=timeout, cwd="/")

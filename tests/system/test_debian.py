@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import debian, docker_registry, users, validate
-from tests.support.command import imgbuild
+from tests.support import debian, users, validate
+from tests.support.command import imgbuild, imgbuild_as
+from tests.support.docker_registry import docker_registry
 
 pytestmark = [pytest.mark.rootless, pytest.mark.system, pytest.mark.online]
 
@@ -51,9 +52,16 @@ def test_as_root_with_a_base_from_a_registry(
     tmp_path: Path, base_layout: Path, context: Path
 ) -> None:
     store = tmp_path / "store"
-    with docker_registry.plain(tmp_path / "registry") as host:
+    with docker_registry(tmp_path / "registry") as running:
+        host = running.host
         _tool(
-            *("skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{base_layout}:bookworm-slim"),
+            *(
+                "skopeo",
+                "copy",
+                "-q",
+                "--dest-tls-verify=false",
+                f"oci:{base_layout}:bookworm-slim",
+            ),
             f"docker://{host}/library/debian:bookworm-slim",
         )
         source = f"debian:bookworm-slim=docker-image://{host}/library/debian:bookworm-slim"
@@ -80,7 +88,14 @@ def _check_consumers(tmp_path: Path, host: str, image: str) -> None:
     assert (term.st_uid, term.st_gid) == (0, 4)
     shutil.rmtree(tmp_path / "bundle")
     # vfs and chroot: neither overlayfs nor a runtime is what is tested here.
-    where = ["--root", tmp_path / "peer", "--runroot", tmp_path / "peer-run", "--storage-driver", "vfs"]
+    where = [
+        "--root",
+        tmp_path / "peer",
+        "--runroot",
+        tmp_path / "peer-run",
+        "--storage-driver",
+        "vfs",
+    ]
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
     from_ = ["from", "--tls-verify=false", *limits, "--name", "taken"]
     _tool("buildah", *where, *from_, f"docker://{image}")
@@ -95,24 +110,20 @@ def _check_consumers(tmp_path: Path, host: str, image: str) -> None:
     assert shown[0]["Config"]["Cmd"] == ["python3", "my-app.py"]
 
 
-def test_as_an_ordinary_user_with_subordinate_ids(base_layout: Path, context: Path) -> None:
-    user = users.with_subids()
+def test_as_an_ordinary_user_with_subordinate_ids(
+    tmp_path: Path, base_layout: Path, context: Path
+) -> None:
     source = f"debian:bookworm-slim=oci-layout://{base_layout}:bookworm-slim"
-    built = users.imgbuild(
-        user,
-        *("-t", "my-python-image", "--build-context", source),
-        *debian.proxy_arguments(),
-        str(context),
-    )
+    arguments = ["-t", "my-python-image", "--build-context", source, *debian.proxy_arguments()]
+    built = imgbuild_as("subids", *arguments, context)
     assert built.returncode == 0, built.stderr.decode()
-    ran = users.imgbuild(user, "run", "my-python-image")
+    ran = imgbuild_as("subids", "run", "my-python-image")
     assert ran.stdout == b"hello from /app True\n", ran.stderr.decode()
-    exported = users.folder(user) / "exported"
-    copied = users.imgbuild(
-        user,
-        *("-t", "my-python-image", "--build-context", source, *debian.proxy_arguments()),
-        *("--output", f"type=oci,tar=false,dest={exported}", str(context)),
-    )
-    assert copied.returncode == 0, copied.stderr.decode()
-    assert b" DONE" not in copied.stderr, "the second build was not cached"
-    assert validate.image(exported, "docker.io/library/my-python-image:latest") == []
+    with users.folder_of("subids", tmp_path) as folder:
+        exported = folder / "exported"
+        output = f"type=oci,tar=false,dest={exported}"
+        again = imgbuild_as("subids", *arguments, "--output", output, context)
+        assert again.returncode == 0, again.stderr.decode()
+        assert b" DONE" not in again.stderr, "the second build was not cached"
+        assert validate.image(exported, "docker.io/library/my-python-image:latest") == []
+    imgbuild_as("subids", "reset", "--yes")

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import PROJECT
+from tests.support import users
+from tests.support.command import PROJECT, imgbuild_as
 
 pytestmark = [pytest.mark.rootless, pytest.mark.system]
 
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 DOCKERFILE = """\
 FROM base
 WORKDIR /srv/app
@@ -38,14 +40,21 @@ def _context(folder: Path, names: list[str]) -> Path:
 
 
 def _build(context: Path, store: Path, env: Mapping[str, str], umask: int) -> str:
-    command = [sys.executable, "-m", "imgbuild", "-q", "--build-context", "base=host://sh,cat,ln,mkdir,rm"]
+    command = [
+        sys.executable,
+        "-m",
+        "imgbuild",
+        "-q",
+        "--build-context",
+        "base=host://sh,cat,ln,mkdir,rm",
+    ]
     done = subprocess.run(
         [*command, "-t", "repro", str(context)],
         capture_output=True,
         text=True,
         umask=umask,
         env={
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "PATH": PATH,
             "PYTHONPATH": str(PROJECT),
             "HOME": str(store.parent),
             "SOURCE_DATE_EPOCH": "1700000000",
@@ -67,22 +76,18 @@ def test_umask_zone_locale_folder_and_order_do_not_matter(tmp_path: Path) -> Non
     assert one.startswith("sha256:")
 
 
-def test_root_and_an_ordinary_user_get_the_same_digest(tmp_path: Path) -> None:
-    from tests.support import users
-
-    user = users.with_subids()
+@pytest.mark.parametrize("who", ["subids", "single"])
+def test_root_and_an_ordinary_user_get_the_same_digest(tmp_path: Path, who: users.Who) -> None:
     names = [f"file{n}" for n in range(20)] + ["one"]
     context = _context(tmp_path / "context", names)
     as_root = _build(context, tmp_path / "store", {}, 0o022)
-    home = users.folder(user)
-    theirs = home / "context"
-    shutil.copytree(context, theirs)
-    os.utime(theirs / "one", (1_600_000_000, 1_600_000_000))
-    users.give(user, theirs)
-    done = users.imgbuild(
-        user,
-        *("-q", "--build-context", "base=host://sh,cat,ln,mkdir,rm", "-t", "repro", str(theirs)),
-        env={"SOURCE_DATE_EPOCH": "1700000000", "TZ": "America/Lima", "PATH": "/usr/local/bin:/usr/bin:/bin"},
-    )
-    assert done.returncode == 0, done.stderr
+    with users.folder_of(who, tmp_path) as folder:
+        shutil.copytree(context, folder / "context")
+        done = imgbuild_as(
+            who,
+            *("-q", "--build-context", "base=host://sh,cat,ln,mkdir,rm", "-t", "repro"),
+            str(folder / "context"),
+            env={"SOURCE_DATE_EPOCH": "1700000000", "TZ": "America/Lima", "PATH": PATH},
+        )
+    assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().strip() == as_root
