@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from imgbuild.dockerfile.instructions import Heredoc
 from imgbuild.dockerfile.words import expand, expand_words
+from imgbuild.errors import DockerfileError
 
 _OPENER = re.compile(r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)\Z")
 _LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
@@ -22,8 +23,6 @@ def find_openers(text: str) -> list[Heredoc]:
     """
     if "<<" not in text:
         return []
-    from imgbuild.errors import DockerfileError
-
     try:
         words = expand_words(text, _nothing, raw_quotes=True, raw_escapes=True, keep_unset=True)
     except DockerfileError:
