@@ -6,7 +6,6 @@ The order of checks is BuildKit's: the whole file is cut up first, then each ins
 from imgbuild.dockerfile.directives import detect_syntax, read_directives
 from imgbuild.dockerfile.instructions import Arg, Dockerfile, From, StageInstruction, StageText
 from imgbuild.dockerfile.nodes import Node, read_nodes
-from imgbuild.dockerfile.quoting import quote
 from imgbuild.dockerfile.readers import read_instruction
 from imgbuild.dockerfile.source import Source, read_source
 from imgbuild.errors import DockerfileError, Span
@@ -55,32 +54,6 @@ def parse(text: str | bytes, file: str = "Dockerfile") -> Dockerfile:
         stages=tuple(StageText(from_, tuple(body)) for from_, body in stages),
         directives=found,
     )
-
-
-def parse_trigger(text: str, span: Span, source_text: str | None = None) -> StageInstruction:
-    """Parse the trigger of an ONBUILD; `span` is where it takes effect, such as the FROM.
-
-    Raises `DockerfileError` for what cannot be a trigger.
-    """
-    try:
-        return _read_trigger(read_source(text, span.file), span)
-    except DockerfileError as problem:
-        raise DockerfileError(
-            f"{problem.message} (in the ONBUILD trigger {quote(text)})",
-            hint=problem.hint,
-            span=span,
-            source=source_text,
-        ) from None
-
-
-def _read_trigger(source: Source, span: Span) -> StageInstruction:
-    nodes = read_nodes(source, read_directives(source))
-    if len(nodes) != 1:
-        raise DockerfileError("onbuild trigger should be a single expression")
-    instruction = read_instruction(nodes[0], span)
-    if isinstance(instruction, From):
-        raise DockerfileError("FROM isn't allowed as an ONBUILD trigger")
-    return instruction
 
 
 def _read(source: Source, node: Node) -> From | StageInstruction:

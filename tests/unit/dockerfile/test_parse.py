@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuild.dockerfile import instructions as ins
-from imgbuild.dockerfile.parse import parse, parse_trigger
+from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import DockerfileError, Span
 
 
@@ -209,18 +209,6 @@ def test_syntax_behind_a_shebang_is_found() -> None:
     assert parse("#!/bin/sh\n# syntax=a/b:1\nFROM x").directives == (("syntax", "a/b:1"),)
     assert parse("# syntax=a/b:1\nFROM x").directives == (("syntax", "a/b:1"),)
     assert parse("FROM x\n# syntax=a").directives == ()
-
-
-def test_triggers() -> None:
-    span = Span("D", 3, 3)
-    assert parse_trigger("RUN a", span) == ins.Run(span, ins.Command(("a",), shell=True))
-    copy = parse_trigger("COPY <<E /x\nhi\nE", span)
-    assert isinstance(copy, ins.Copy)
-    assert copy.heredocs[0].content == "hi\n"
-    for text in ("FROM x", "BOGUS", "RUN a\nRUN b", "", "ENV a", "#"):
-        with pytest.raises(DockerfileError, match="in the ONBUILD trigger") as caught:
-            parse_trigger(text, span, "source")
-        assert (caught.value.span, caught.value.source) == (span, "source")
 
 
 def test_deep_onbuild() -> None:
