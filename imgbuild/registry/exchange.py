@@ -116,19 +116,18 @@ class Exchange:
                 return reply
             challenges = reply.all("WWW-Authenticate")
             reply.finish()
-            if reply.status == 403:
-                # A token made before a permission was given; Docker Hub and others answer so.
-                self._auth.forget(sent)
-                sent = self._auth.authorization(grants)
-            else:
-                if not self._auth.remember(challenges, base):
-                    self._ping(base)
-                sent = self._auth.renew(challenges, grants, sent)
+            if not self._auth.remember(challenges, base):
+                self._ping(base)
+            sent = self._auth.renew(challenges, grants, sent)
             reply = self._deliver(request._replace(authorization=sent), base)
         return reply
 
     def _is_denied(self, reply: Reply, base: str, sent: str | None) -> bool:
-        """A redirect's target that says 401 or 403 does not ask for the registry's credentials."""
+        """Tell whether another token may help.
+
+        403 comes for a token made before a permission was given (Docker Hub). A redirect's
+        target that says 401 or 403 does not ask for the registry's credentials.
+        """
         if not same_origin(reply.url, base):
             return False
         is_token = sent is not None and sent.startswith("Bearer ")

@@ -113,9 +113,9 @@ def test_tokens(tmp_path: Path) -> None:
         anonymous = RegistryOptions()
         with client_of(running, "public/debian", anonymous) as client:
             copy_image(client, MemoryStore(), client.resolve("v1"))
-        with client_of(running, "team/app", anonymous) as client:
-            with pytest.raises(AuthenticationError, match="asks for credentials"):
-                client.resolve("v1")
+        denied = pytest.raises(AuthenticationError, match="asks for credentials")
+        with client_of(running, "team/app", anonymous) as client, denied:
+            client.resolve("v1")
         with pytest.raises(AuthenticationError):
             push_and_pull(running, "public/debian", anonymous)
         login(tmp_path / "docker", running.host, username="alice", password="wrong")

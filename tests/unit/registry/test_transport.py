@@ -67,6 +67,19 @@ def test_environment_does_not_change_whom_we_trust(
     connect(secure.host, ca_file=certificates.ca).open(LAYER).close()
 
 
+def test_bundle_of_requests_is_not_trusted_besides(
+    secure: FakeRegistry,
+    certificates: Certificates,
+    connect: Connect,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import requests.adapters
+
+    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificates.ca))
+    with pytest.raises(UnreachableError):
+        connect(secure.host).open(LAYER)
+
+
 def test_name_of_the_certificate_counts(certificates: Certificates, connect: Connect) -> None:
     with FakeRegistry(tls=certificates.server_context()) as registry:
         client = connect(f"other.localhost:{registry.port}", ca_file=certificates.ca)
