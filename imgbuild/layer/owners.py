@@ -50,11 +50,12 @@ class Ownership:
             # Files that are just made belong to the caller: most of a layer needs no call.
             if uid != os.geteuid() or gid != os.getegid():
                 os.fchown(fd, uid, gid)
-        # After the owner, whose change takes away suid, sgid and capabilities.
-        os.fchmod(fd, status.mode)
+        # After the owner, whose change takes away suid, sgid and capabilities; and attributes
+        # before the mode, which may forbid even the owner to set them.
         for name, value in status.xattrs.items():
             if xattrs.keep(name):
                 self._set_xattr(fd, name, value, note)
+        os.fchmod(fd, status.mode)
         os.utime(fd, ns=(status.mtime * 10**9, status.mtime * 10**9))
 
     def apply_at(self, at: int, name: bytes, status: Status, *, symlink: bool = False) -> None:

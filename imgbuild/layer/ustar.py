@@ -53,7 +53,7 @@ def split_name(name: bytes) -> tuple[bytes, bytes] | None:
     return None
 
 
-def pack(  # noqa: PLR0917 - the order of the fields in the header
+def pack(
     name: bytes,
     mode: int,
     uid: int,

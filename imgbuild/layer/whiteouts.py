@@ -39,15 +39,17 @@ def read_marker(path: ImagePath) -> Marker | None:
     """
     if not is_reserved(path):
         return None
-    parent, _, name = path.rpartition(b"/")
-    if name == OPAQUE_NAME and not is_reserved(parent):
-        return Marker("opaque", parent)
-    if path.startswith(META_PREFIX) or b"/" + META_PREFIX in path:
+    parts = path.split(b"/")
+    at = next(i for i, part in enumerate(parts) if part.startswith(PREFIX))
+    name, is_last = parts[at], at == len(parts) - 1
+    if name == OPAQUE_NAME and is_last:
+        return Marker("opaque", b"/".join(parts[:at]))
+    if name.startswith(META_PREFIX) and name != OPAQUE_NAME:
         return Marker("skip", path)
     removed = name.removeprefix(PREFIX)
-    if is_reserved(parent) or removed in {b"", b".", b".."} or removed == name:
+    if not is_last or removed in {b"", b".", b".."}:
         raise ImageError(
             f"the layer has an illegal whiteout: {path!r}",
             hint="the image is damaged or hostile; rebuild it with another tool",
         )
-    return Marker("whiteout", parent + b"/" + removed if parent else removed)
+    return Marker("whiteout", b"/".join([*parts[:at], removed]))

@@ -24,7 +24,7 @@ def member(
     content: bytes = b"",
     *,
     link: bytes = b"",
-    mode: int = 0o644,
+    mode: int | None = None,
     uid: int = 0,
     gid: int = 0,
     mtime: int = 0,
@@ -33,6 +33,8 @@ def member(
     **fields: bytes,
 ) -> bytes:
     """Return one member as it says; `fields` replaces raw header fields (size=b"-0000000001")."""
+    if mode is None:
+        mode = 0o755 if flag == b"5" else 0o644
     head = bytearray(
         ustar.pack(name[:100], mode, uid, gid, len(content), mtime, flag, link[:100], rdev)
     )

@@ -78,7 +78,9 @@ def test_a_lost_line_is_noticed() -> None:
         read_index(io.BytesIO(b"".join(lines[:1] + lines[2:])), DIFF_ID)
 
 
-@pytest.mark.parametrize("row", ["[]", "{}", "1", '["a"]', "not json", '["a","rocket"' + ",0" * 10 + "]"])
+@pytest.mark.parametrize(
+    "row", ["[]", "{}", "1", '["a"]', "not json", '["a","rocket"' + ",0" * 10 + "]"]
+)
 def test_a_damaged_line_is_refused(row: str) -> None:
     lines = written([Entry(b"a", "file")]).splitlines(keepends=True)
     lines[1] = row.encode() + b"\n"

@@ -45,7 +45,9 @@ def test_plain_entries_need_no_pax() -> None:
     )
     assert len(data) == 512 * (6 + 1 + 2)
     assert data.endswith(bytes(1024))
-    got = [(m.name, m.type, m.mode, m.uid, m.gid, m.mtime, m.size, m.linkname) for m in members(data)]
+    got = [
+        (m.name, m.type, m.mode, m.uid, m.gid, m.mtime, m.size, m.linkname) for m in members(data)
+    ]
     assert got == [
         ("d", b"5", 0o1777, 1, 2, 100, 0, ""),
         ("d/f", b"0", 0o4755, 3, 4, 200, 3, ""),
@@ -229,7 +231,9 @@ PATHS = st.lists(NAMES, min_size=1, max_size=4).map(b"/".join)
 def trees(draw: st.DrawFn) -> list[tuple[Entry, bytes]]:
     result = []
     for path in sorted(draw(st.sets(PATHS, max_size=6)), key=sort_key):
-        kind: Any = draw(st.sampled_from(["file", "dir", "symlink", "hardlink", "whiteout", "fifo"]))
+        kind: Any = draw(
+            st.sampled_from(["file", "dir", "symlink", "hardlink", "whiteout", "fifo"])
+        )
         if kind == "whiteout":
             result.append((Entry(path, kind, 0), b""))
             continue

@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,10 +103,8 @@ def test_pax_lengths_count_themselves(size: int) -> None:
 
 @given(st.binary(max_size=100))
 def test_pax_garbage_never_crashes(body: bytes) -> None:
-    try:
+    with suppress(ImageError):
         pax.parse(body)
-    except ImageError:
-        pass
 
 
 @pytest.mark.parametrize(

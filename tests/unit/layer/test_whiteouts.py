@@ -25,7 +25,10 @@ def test_markers(path: bytes, marker: Marker | None) -> None:
     assert read_marker(path) == marker
 
 
-@pytest.mark.parametrize("path", [b".wh.", b".wh..", b".wh...", b"a/.wh.", b".wh.a/b"])
+@pytest.mark.parametrize(
+    "path",
+    [b".wh.", b".wh..", b".wh...", b"a/.wh.", b".wh.a/b", b".wh.a/.wh..wh..opq", b".wh..wh..opq/a"],
+)
 def test_illegal_markers(path: bytes) -> None:
     with pytest.raises(ImageError, match="illegal whiteout"):
         read_marker(path)
