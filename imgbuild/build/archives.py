@@ -7,7 +7,7 @@ from typing import IO, BinaryIO
 
 from imgbuild.build.copyrules import Below, Selected, Source, show
 from imgbuild.errors import ContextError, ImageError
-from imgbuild.layer.entry import Entry, ImagePath, sort_key
+from imgbuild.layer.entry import Entry, ImagePath
 
 _CHUNK = 1 << 20
 _MAGIC_BZIP2 = b"BZh"
@@ -22,16 +22,17 @@ class UnpackedArchive:
 
     def __init__(self, file: IO[bytes], members: list[Entry]) -> None:
         self._file = file
-        self._members = {entry.path: entry for entry in members}
+        self._members = members
 
     def below(self) -> tuple[Below, ...]:
-        """Return the members in layer order."""
-        paths = sorted(self._members, key=sort_key)
-        return tuple(Below(path, path, self._members[path]) for path in paths)
+        """Return the members in their own order: a later one replaces an earlier one."""
+        return tuple(
+            Below(entry.path, b"%d" % number, entry) for number, entry in enumerate(self._members)
+        )
 
-    def open(self, path: ImagePath) -> "Section":
-        """Return the content of a member that is a file."""
-        entry = self._members[path]
+    def open(self, origin: ImagePath) -> "Section":
+        """Return the content of a member that is a file; `origin` is what `below` calls it."""
+        entry = self._members[int(origin)]
         return Section(self._file, entry.offset, entry.size)
 
     def close(self) -> None:

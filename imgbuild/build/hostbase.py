@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
-from imgbuild.build.commit import LayerMaker
 from imgbuild.build.hosttree import STANDARD_PATH, HostTree, find_program, status
 from imgbuild.build.images import load_image
 from imgbuild.build.platforms import host_platform
@@ -122,6 +121,9 @@ def _size(s: os.stat_result) -> int:
 
 
 def _write(store: Store, tree: HostTree, programs: tuple[str, ...]) -> Descriptor:
+    # Not loaded while the image of earlier builds is still good.
+    from imgbuild.build.commit import LayerMaker
+
     entries = {entry.path: (entry, source) for entry, source in _entries(tree)}
     newest = max(entry.mtime for entry, _ in entries.values())
     with LayerMaker(store, None) as maker:

@@ -1,0 +1,132 @@
+"""ADD of archives: told by content, unpacked as docker does, inside the image."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imgbuild.errors import ContextError
+from imgbuild.store.store import Store
+from tests.unit.build.building import build, content, members, names
+
+Member = tuple[str, dict[str, object], bytes]
+
+
+def tar(*items: Member, format: int = tarfile.PAX_FORMAT) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=format) as archive:
+        for name, fields, data in items:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for key, value in fields.items():
+                setattr(info, key, value)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+PLAIN = tar(
+    ("z", {"mode": 0o600, "uid": 3, "gid": 4, "mtime": 99}, b"last"),
+    ("./d/", {"type": tarfile.DIRTYPE, "mode": 0o711}, b""),
+    ("d/x", {"mode": 0o4755}, b"first"),
+    ("d/l", {"type": tarfile.SYMTYPE, "linkname": "../../up"}, b""),
+    ("hard", {"type": tarfile.LNKTYPE, "linkname": "z"}, b""),
+)
+
+
+def zstd(data: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.compress(data)
+
+
+@pytest.mark.parametrize(
+    "compress", [bytes, gzip.compress, bz2.compress, lzma.compress, zstd], ids=lambda f: f.__name__
+)
+def test_every_compression_is_unpacked(
+    compress: Callable[[bytes], bytes], store: Store, context: Path
+) -> None:
+    (context / "a.bin").write_bytes(compress(PLAIN))
+    built = build(store, context, "FROM scratch\nADD a.bin /x/\n")
+    assert names(store, built) == ["x", "x/d", "x/d/l", "x/d/x", "x/hard", "x/z"]
+    found = {m.name: m for m in members(store, built)}
+    assert (found["x/d"].mode, found["x/d/x"].mode) == (0o711, 0o4755)
+    assert (found["x/hard"].uid, found["x/hard"].mtime) == (3, 99)
+    assert found["x/z"].linkname == "x/hard"
+    assert found["x/d/l"].linkname == "../../up"
+    assert content(store, built, "x/hard") == b"last"
+
+
+def test_copy_does_not_unpack_and_chown_reaches_members(store: Store, context: Path) -> None:
+    (context / "a.tar").write_bytes(PLAIN)
+    assert names(store, build(store, context, "FROM scratch\nCOPY a.tar /x/\n")) == ["x", "x/a.tar"]
+    built = build(store, context, "FROM scratch\nADD --chown=7:8 --chmod=600 a.tar /x/\n")
+    found = {m.name: m for m in members(store, built)}
+    assert {(m.uid, m.gid) for m in found.values()} == {(7, 8)}
+    # --chmod is not for what comes out of an archive.
+    assert found["x/d/x"].mode == 0o4755
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"plain", gzip.compress(b"not a tar"), b"BZh9 no", b"\0" * 10240, b"x" * 600],
+    ids=["empty", "text", "gzip of text", "looks like bzip2", "zeros", "long text"],
+)
+def test_what_is_no_archive_is_copied(data: bytes, store: Store, context: Path) -> None:
+    (context / "f").write_bytes(data)
+    if data.startswith(b"BZh9"):
+        with pytest.raises(ContextError, match="cannot unpack /f"):
+            build(store, context, "FROM scratch\nADD f /x\n")
+        return
+    built = build(store, context, "FROM scratch\nADD f /x\n")
+    assert content(store, built, "x") == data
+
+
+def test_members_follow_links_of_the_image_inside_it(store: Store, context: Path) -> None:
+    (context / "usr").mkdir()
+    (context / "usr/keep").write_text("")
+    (context / "lib").symlink_to("/usr/../usr")
+    (context / "out").symlink_to("../../..")
+    (context / "a.tar").write_bytes(tar(("lib/x", {}, b"1"), ("out/y", {}, b"2")))
+    built = build(store, context, "FROM scratch\nCOPY . /\nADD a.tar /\n")
+    assert names(store, built) == ["usr", "usr/x", "y"]
+
+
+def test_a_member_replaces_what_is_no_directory_and_directories(
+    store: Store, context: Path
+) -> None:
+    (context / "r/d/deep").mkdir(parents=True)
+    (context / "r/d/deep/old").write_text("")
+    (context / "r/f").write_text("")
+    (context / "a.tar").write_bytes(
+        tar(("d", {}, b"file now"), ("f", {"type": tarfile.SYMTYPE, "linkname": "d"}, b""))
+    )
+    built = build(store, context, "FROM scratch\nCOPY r /\nADD a.tar /\n")
+    assert names(store, built) == ["d", "f"]
+    assert built.layers[-1].diff_id != built.layers[0].diff_id
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tar(("../escape", {}, b"x")), "cannot unpack /a.tar"),
+        (tar(("a/../../escape", {}, b"x")), "cannot unpack /a.tar"),
+        (tar(("l", {"type": tarfile.LNKTYPE, "linkname": "/etc/passwd"}, b"")), "hard link"),
+        (tar(("x", {}, b"y" * 2000))[:1500], "cannot unpack /a.tar"),
+        (gzip.compress(tar(("x", {}, bytes(9000))))[:-30], "cannot unpack /a.tar"),
+        (tar((".wh.x", {}, b"")), "whiteout"),
+    ],
+    ids=["dot dot", "dot dot inside", "foreign hard link", "cut", "cut gzip", "whiteout"],
+)
+def test_hostile_archives(data: bytes, message: str, store: Store, context: Path) -> None:
+    (context / "a.tar").write_bytes(data)
+    with pytest.raises(ContextError, match=message) as caught:
+        build(store, context, "FROM scratch\nADD a.tar /x/\n")
+    assert caught.value.span is not None
+    store.blobs.flush()
+    assert list((store.paths.blobs / "sha256").iterdir()) == []
+    assert list(store.paths.staging.iterdir()) == []
