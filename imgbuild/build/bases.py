@@ -1,5 +1,6 @@
 """Where FROM and COPY --from find images: --build-context, the local store, a registry."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def directory_contexts(contexts: Mapping[str, str]) -> dict[str, Path]:
                 f"--build-context {name}={value}: this kind of source is not supported yet",
                 hint=f"give {', '.join(_KNOWN)} or a directory",
             )
-        if not Path(value).is_dir():
+        if not os.path.isdir(value):
             raise UsageError(
                 f"--build-context {name}={value}: no such directory",
                 hint=f"give {', '.join(_KNOWN)} or a directory",

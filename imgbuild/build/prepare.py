@@ -1,6 +1,7 @@
 """From options to a plan and what a build of it is made of."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +42,7 @@ def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) 
     Raises `ContextError` for a missing context or Dockerfile, `DockerfileError`, and what
     looking for bases raises.
     """
-    if not options.context.is_dir():
+    if not os.path.isdir(options.context):
         raise UsageError(
             f"the build context {options.context} is not a directory",
             hint="give the folder whose files COPY may use, usually .",

@@ -102,7 +102,15 @@ def pack(root: Path, layout: Path, name: str) -> str:
     (layout / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     raw = layout / "layer.tar"
     subprocess.run(
-        ["tar", "--numeric-owner", "--xattrs", "--xattrs-include=*", "--one-file-system"]
+        [
+            "tar",
+            "--numeric-owner",
+            "--format=pax",
+            "--pax-option=delete=atime,delete=ctime",
+            "--xattrs",
+            "--xattrs-include=*",
+            "--one-file-system",
+        ]
         + ["--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*", "-C", str(root)]
         + ["-cf", str(raw), "."],
         check=True,
