@@ -116,8 +116,10 @@ def _who(step: RunStep, workspace: Workspace) -> users.RunUser:
     try:
         return users.run_user(workspace_reader(workspace), step.user)
     except users.UnknownUserError as error:
-        error.message = f"process {_shown(step)} did not complete successfully: {error.message}"
-        raise
+        raise users.UnknownUserError(
+            f"process {_shown(step)} did not complete successfully: {error.message}",
+            hint=error.hint,
+        ) from None
 
 
 class _Pipe:
