@@ -208,9 +208,7 @@ class _Engine:
             case _:
                 assert_never(step)
 
-    def _key(
-        self, step: LayerStep, progress: _Progress, inputs: Mapping[str, str]
-    ) -> bytes:
+    def _key(self, step: LayerStep, progress: _Progress, inputs: Mapping[str, str]) -> bytes:
         """Advance the stage's key over `step`; return what the key is made of."""
         fields: dict[str, Any] = dict(step_fields(step))
         fields["clamp"] = self._inputs.clamp
