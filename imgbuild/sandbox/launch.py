@@ -20,7 +20,10 @@ from imgbuild.sandbox.session import Session
 
 # -S -I: nothing but the standard library and this package can be imported, whatever the
 # environment and the current folder hold. Appended, so that nothing shadows the former.
-_CODE = "import sys; sys.path.append({!r}); from imgbuild.sandbox.child import boot; boot.main()"
+_CODE = (
+    "import sys; sys.path.append({!r}); from imgbuild.sandbox.child import namespace; "
+    "namespace.main()"
+)
 _PATIENCE = 60  # seconds for the start, which takes a twentieth of one
 
 
@@ -36,11 +39,11 @@ def launch(idmap: IdMap, entry: str, writable: Sequence[Path]) -> Session:
     ours_zygote, theirs_zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     said = os.memfd_create("imgbuild-stderr", os.MFD_CLOEXEC)
     try:
-        process = _start(theirs, theirs_zygote, said)
+        process = _start(theirs, theirs_zygote, said, idmap, writable)
         theirs.close()
         theirs_zygote.close()
         try:
-            _begin(ours, process.pid, idmap, entry, writable)
+            _begin(ours, process.pid, idmap, entry)
         except BaseException as problem:
             ours.close()
             ours_zygote.close()
@@ -58,19 +61,19 @@ def launch(idmap: IdMap, entry: str, writable: Sequence[Path]) -> Session:
     return Session(process, ours, ours_zygote)
 
 
-def _start(worker: socket.socket, zygote: socket.socket, said: int) -> subprocess.Popen[bytes]:
-    package = Path(imgbuild.__file__).resolve().parent
+def _start(
+    worker: socket.socket,
+    zygote: socket.socket,
+    said: int,
+    idmap: IdMap,
+    writable: Sequence[Path],
+) -> subprocess.Popen[bytes]:
     fds = (zygote.fileno(), worker.fileno())
+    arguments = [*map(str, fds), "yes" if idmap.kind == "single" else "no"]
+    arguments += [os.path.realpath(path) for path in writable]
+    code = _CODE.format(str(Path(imgbuild.__file__).resolve().parent.parent))
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-SI",
-            "-X",
-            "utf8",
-            "-c",
-            _CODE.format(str(package.parent)),
-            *map(str, fds),
-        ],
+        [sys.executable, "-SI", "-X", "utf8", "-c", code, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=said,
         stderr=said,
@@ -81,19 +84,12 @@ def _start(worker: socket.socket, zygote: socket.socket, said: int) -> subproces
     )
 
 
-def _begin(
-    sock: socket.socket, pid: int, idmap: IdMap, entry: str, writable: Sequence[Path]
-) -> None:
+def _begin(sock: socket.socket, pid: int, idmap: IdMap, entry: str) -> None:
     """Lead the new process to where it is ready to serve; EOFError when it dies before."""
     sock.settimeout(_PATIENCE)
-    settings = {
-        "self_map": idmap.kind == "single",
-        "writable": [os.path.realpath(path) for path in writable],
-        "entry": entry,
-        "shift": idmap.shift,
-        "count": idmap.count,
-    }
-    wire.send(sock, settings)
+    settings = {"entry": entry, "shift": idmap.shift, "count": idmap.count}
+    if idmap.kind == "single":
+        wire.send(sock, settings)
     while True:
         received = wire.receive(sock)
         if received is None:
@@ -102,6 +98,7 @@ def _begin(
         if "map" in message:
             _write_maps(pid, idmap)
             wire.send(sock, {"go": True})
+            wire.send(sock, settings)
         elif "error" in message:
             raise explain(message["error"])
         else:

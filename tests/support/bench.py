@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -46,6 +46,14 @@ class Bench:
     def give(self, *paths: Path) -> None:
         shift = self.idmap.shift
         self.session.request("give", {"paths": [str(path) for path in paths], "shift": shift})
+
+    def layer(self, name: str, fill: Callable[[Path], object]) -> Path:
+        """Make one more layer, with what `fill` puts into it."""
+        path = self.place / name
+        path.mkdir()
+        fill(path)
+        self.give(path)
+        return path
 
     def step(self, lowers: Sequence[Path] = ()) -> OverlayRoot:
         """Make the directories of a step."""

@@ -72,6 +72,11 @@ def _echo(params: dict[str, Any], _: list[int]) -> dict[str, Any]:
     return params
 
 
+def _python(params: dict[str, Any], _: list[int]) -> dict[str, Any]:
+    exec(params["code"], {})
+    return {}
+
+
 def main(sock: socket.socket) -> None:
     serve.serve(
         sock,
@@ -83,5 +88,6 @@ def main(sock: socket.socket) -> None:
             "fail": _fail,
             "sleep": _sleep,
             "echo": _echo,
+            "python": _python,
         },
     )

@@ -45,7 +45,8 @@ def become(
         for mount, target in mounts:
             filesystems.attach_file(mount, root_fd, target)
     with naming("workdir"):
-        os.close(inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0)))
+        # Entered by this descriptor later: a path might lead through /proc/self/fd to this host.
+        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0))
     with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
         syscalls.sethostname(os.fsencode(spec["hostname"]))
     program = compiled_filter(spec)
@@ -54,7 +55,7 @@ def become(
         _change_root(root_fd)
     _reset_process()
     with naming("workdir"):
-        os.chdir(os.fsencode(spec["cwd"]))
+        os.fchdir(cwd)
         if not os.getcwdb().startswith(b"/"):
             raise Failed("workdir", "the working directory is outside the root")
     syscalls.landlock_scope()

@@ -1,9 +1,5 @@
 """What goes wrong inside, named by the operation, so that the session can say what to do."""
 
-import contextlib
-from collections.abc import Iterator
-from typing import Any
-
 
 class Failed(Exception):
     """One operation was refused; hints go by `operation`, the message is for people."""
@@ -14,14 +10,20 @@ class Failed(Exception):
         self.message = message
         self.code = code
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"op": self.operation, "errno": self.code, "message": self.message}
 
 
-@contextlib.contextmanager
-def naming(operation: str) -> Iterator[None]:
+class naming:  # noqa: N801 - used as a statement
     """Turn an OSError inside into the failure of an operation."""
-    try:
-        yield
-    except OSError as problem:
-        raise Failed(operation, problem.strerror or str(problem), problem.errno) from None
+
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
+        if isinstance(problem, OSError):
+            message = problem.strerror or str(problem)
+            raise Failed(self._operation, message, problem.errno) from None

@@ -7,9 +7,7 @@ with the call's name; all descriptors they give are close-on-exec.
 import ctypes
 import os
 import select
-import signal
 import struct
-from typing import Any
 
 # Numbers from 424 on are the same everywhere (asm-generic/unistd.h).
 _SHARED = {
@@ -74,13 +72,14 @@ NOEXEC = 8
 AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
+_SIGKILL = 9  # the module `signal` takes long to import
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 
-def call(name: str, *args: Any) -> int:
+def call(name: str, *args: object) -> int:
     """Do one system call; integers are passed as longs, bytes and buffers as pointers."""
     number = NUMBERS.get(name)
     if number is None:
@@ -188,14 +187,14 @@ def prctl(option: int, *args: int) -> int:
 
 def die_with_parent(parent: int) -> None:
     """Let the kernel end this process when its parent ends; end at once when it has already."""
-    prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    prctl(1, _SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
 
 
 def die_with(pidfd: int) -> None:
     """Do the same in a new PID namespace, where the parent is known by descriptor alone."""
-    prctl(1, signal.SIGKILL)
+    prctl(1, _SIGKILL)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     if poll.poll(0):

@@ -1,0 +1,75 @@
+"""The first half of the start: enter a user namespace with a read-only view of this machine.
+
+A fresh interpreter does this, since only a process with one thread may enter a user namespace.
+Then the interpreter is executed once more, from the read-only view: a command could otherwise
+reach the file of the interpreter through /proc/self/exe (CVE-2019-5736).
+
+Only what starts fast is imported here: no `typing`, `socket`, `json` or `enum`.
+"""
+
+import os
+import sys
+
+from imgbuild.sandbox.child import syscalls
+from imgbuild.sandbox.child.failure import Failed, naming
+
+_AGAIN = "import sys; sys.path.append({!r}); from imgbuild.sandbox.child import boot; boot.main()"
+
+
+def main() -> None:
+    """Enter; `sys.argv` holds the sockets, whether to map ids here, and what stays writable."""
+    zygote_end, worker_end, own_map, *writable = sys.argv[1:]
+    sock = int(worker_end)
+    try:
+        _enter(sock, own_map == "yes")
+        with naming("mount"):
+            syscalls.set_propagation(syscalls.MS_SLAVE)
+        with naming("read-only"):
+            _make_readonly([os.fsencode(path) for path in writable])
+    except Failed as failed:
+        import json
+
+        os.write(sock, json.dumps({"error": failed.to_json()}).encode())
+        return
+    options = ("-SI", "-X", "utf8", "-c", _AGAIN.format(sys.path[-1]), zygote_end, worker_end)
+    os.execve(sys.executable, [sys.executable, *options], {})  # noqa: S606 - ourselves
+
+
+def _enter(sock: int, own_map: bool) -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    with naming("unshare"):
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    if own_map:
+        with naming("map"):
+            _map_single(uid, gid)
+    else:
+        os.write(sock, b'{"map":true}')
+        if not os.read(sock, 100):  # the session could not, and knows why
+            os._exit(1)
+    with naming("setid"):
+        # Supplementary groups stay: the context may be readable through them alone.
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+
+
+def _map_single(uid: int, gid: int) -> None:
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {uid} 1"),
+        ("gid_map", f"0 {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+def _make_readonly(writable: list[bytes]) -> None:
+    """Make everything read-only but some directories and /proc (id maps are written there)."""
+    kept = [(path, syscalls.open_tree(path, recursive=True)) for path in (*writable, b"/proc")]
+    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    syscalls.mount_setattr(root, b"", syscalls.READONLY, recursive=True)
+    os.close(root)
+    for path, mount in kept:
+        target = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        syscalls.move_mount(mount, target)
+        os.close(target)
+        os.close(mount)
