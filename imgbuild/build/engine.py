@@ -33,6 +33,7 @@ from imgbuild.store.cache import StepRecord
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
+    from imgbuild.build.accounts import Accounts
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.context import ContextTree
     from imgbuild.build.sources import Gathered
@@ -88,6 +89,7 @@ class _Progress:
     key: CacheKey
     layers: list[Layer]
     history: list[HistoryEntry]
+    accounts: "Accounts | None" = None
 
 
 def build_image(plan: BuildPlan, inputs: BuildInputs) -> Built:
@@ -137,6 +139,8 @@ class _Engine:
                 continue
             with self._located(step), self._step(step.name) as finish:
                 record, verdict = self._make_or_find(step, progress)
+                if verdict == "cached" or not isinstance(step, RunStep):
+                    progress.accounts = None
                 finish(verdict, record.layer)
             progress.layers.append(record.layer)
             progress.history.append(history_entry(step.created_by, record.created, empty=False))
@@ -241,17 +245,23 @@ class _Engine:
     # --- RUN
 
     def _run(self, step: RunStep, progress: _Progress) -> Layer:
+        from imgbuild.build.accounts import Accounts
         from imgbuild.build.runstep import RunContext, run_layer
 
+        accounts = progress.accounts or Accounts()
         context = RunContext(
             self._inputs.events,
             len(self._outcomes) + 1,
             self._inputs.clamp,
             self._inputs.rootfs.single_id,
             self._maker,
+            accounts,
         )
         with self._roots().workspace(progress.layers) as workspace:
-            return run_layer(step, workspace, context)
+            layer = run_layer(step, workspace, context)
+        # Good for the step that follows at once; any other layer drops it.
+        progress.accounts = accounts
+        return layer
 
     def _roots(self) -> "Roots":
         if self._opened is None:

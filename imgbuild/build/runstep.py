@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from imgbuild.build import users
+from imgbuild.build.accounts import Accounts
 from imgbuild.build.commit import LayerMaker
 from imgbuild.dockerfile.quoting import quote
-from imgbuild.errors import ImageError, StepFailedError
+from imgbuild.errors import StepFailedError
 from imgbuild.events import EventSink, StepOutput
+from imgbuild.layer.entry import Entry
 from imgbuild.oci.descriptor import Layer
 from imgbuild.plan.model import RunStep
 from imgbuild.sandbox.session import Running
@@ -34,6 +36,7 @@ class RunContext(NamedTuple):
     clamp: int | None
     single_id: bool
     make_layer: Callable[[], LayerMaker]
+    accounts: Accounts
 
 
 def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer:
@@ -51,7 +54,12 @@ def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer
             span=step.span,
         )
     with context.make_layer() as maker:
-        workspace.changes(maker.write, maker.index.add, clamp=context.clamp, settle=True)
+
+        def index(entry: Entry) -> None:
+            context.accounts.note(entry)
+            maker.index.add(entry)
+
+        workspace.changes(maker.write, index, clamp=context.clamp, settle=True)
         layer = maker.finish()
     workspace.keep(layer.diff_id)
     return layer
@@ -70,7 +78,7 @@ def _shown(step: RunStep) -> str:
 
 
 def _run(step: RunStep, workspace: Workspace, context: RunContext) -> tuple[int, bytes]:
-    who = _who(step, workspace)
+    who = _who(step, workspace, context.accounts)
     env = dict(step.env)
     env.setdefault("PATH", DEFAULT_PATH)
     env.setdefault("HOME", who.home)
@@ -99,22 +107,9 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext) -> tuple[int,
         err.close()
 
 
-def workspace_reader(workspace: Workspace) -> users.ReadFile:
-    """Return what reads the passwd and group files of a root that is mounted."""
-
-    def read(path: bytes, size: int) -> bytes | None:
-        try:
-            with workspace.open(path) as stream:
-                return stream.read(size)
-        except ImageError:
-            return None
-
-    return read
-
-
-def _who(step: RunStep, workspace: Workspace) -> users.RunUser:
+def _who(step: RunStep, workspace: Workspace, accounts: Accounts) -> users.RunUser:
     try:
-        return users.run_user(workspace_reader(workspace), step.user)
+        return users.run_user(accounts.reader(workspace), step.user)
     except users.UnknownUserError as error:
         raise users.UnknownUserError(
             f"process {_shown(step)} did not complete successfully: {error.message}",

@@ -183,3 +183,22 @@ def test_the_same_steps_give_the_same_image(context: Path, tmp_path: Path) -> No
         with Store.open(tmp_path / f"s{number}") as store, store.build_lock():
             digests.add(build(store, context, text, contexts=BASE, clamp=5).descriptor.digest)
     assert len(digests) == 1
+
+
+def test_users_that_a_run_makes_are_known_to_the_next(store: Store, context: Path) -> None:
+    from imgbuild.build.rootfs import Rootfs
+    from tests.unit.build.building import SEARCH_PATH
+
+    if Rootfs(store, SEARCH_PATH).single_id:
+        pytest.skip("cannot apply: one id only")
+    lines = (
+        "RUN id -u",
+        "RUN echo 'new:x:5:6::/home/new:' >> /etc/passwd",
+        "USER new",
+        "RUN id -u; echo $HOME",
+        "USER 0",
+        "RUN echo 'new:x:7:8::/other:' > /p2 && rm /etc/passwd && cat /p2 > /etc/passwd",
+        "USER new",
+        "RUN id -u; echo $HOME",
+    )
+    assert run(store, context, *lines).split() == ["0", "5", "/home/new", "7", "/other"]
