@@ -15,6 +15,7 @@ _MAY_LACK = (
     "needs root",
     "as root",
     "not root",
+    "root may",
     "mirror",
     "cannot apply",
     "musl",

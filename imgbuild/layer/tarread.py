@@ -83,6 +83,12 @@ class Content:
         self._left = self._padding = 0
 
 
+def _truncated() -> ImageError:
+    return ImageError(
+        "the archive is truncated", hint="fetch or make it again; nothing of it was kept"
+    )
+
+
 class _Source:
     """The stream with a count of what was read; an early end is an `ImageError`."""
 
@@ -94,9 +100,7 @@ class _Source:
     def some(self, size: int) -> bytes:
         data = self._read(min(size, CHUNK))
         if not data and size:
-            raise ImageError(
-                "the archive is truncated", hint="fetch or make it again; nothing of it was kept"
-            )
+            raise _truncated()
         self.offset += len(data)
         if self.offset > self._total:
             raise ImageError(
@@ -155,6 +159,11 @@ class _Names:
         else:
             self._next.update(pax.parse(body))
 
+    @property
+    def pending(self) -> bool:
+        """Tell whether an entry must follow."""
+        return bool(self._next)
+
     def pop(self) -> dict[bytes, bytes]:
         """Return the values for one entry; an empty value means that there is none."""
         if not self._global and not self._next:
@@ -191,6 +200,8 @@ def read_tar(
                 content.digest = _EMPTY_DIGEST
             yield entry, content
         content.leave()
+    if names.pending:
+        raise _truncated()
     source.drain()
 
 
@@ -218,7 +229,13 @@ def scan(stream: Readable, index: Callable[[Entry], object], limits: Limits | No
 
 
 def _next_header(source: _Source) -> ustar.Header | None:
-    block = source.exactly(ustar.BLOCK)
+    block = source.up_to(ustar.BLOCK)
+    if not block:
+        # Go's archive/tar takes an end without zero blocks, and layers like that are in use; what
+        # was cut at just such a place is found by its digest.
+        return None
+    if len(block) < ustar.BLOCK:
+        raise _truncated()
     if block != ustar.ZEROS:
         return ustar.parse(block)
     # GNU tar and Go both take a lone zero block before the end of the stream.

@@ -129,11 +129,10 @@ REFUSED = [
     Archive("unknown-type", archive(member(b"x", b"M")), "unknown type"),
     Archive("bad-checksum", archive(b"X" + _FILE[1:]), "checksum"),
     Archive("not-a-tar", b"<!doctype html>" + b" " * 2000, "header"),
-    Archive("nothing-at-all", b"", "truncated"),
+    Archive("pax-and-nothing", _pax(b"10 path=x\n"), "truncated"),
     Archive("half-a-header", _FILE[:300], "truncated"),
     Archive("half-a-file", member(b"x", content=bytes(5000))[:2000], "truncated"),
     Archive("no-padding", member(b"x", content=b"abc")[:515], "truncated"),
-    Archive("no-end", _FILE, "truncated"),
     Archive("goes-on-after-the-end", _FILE + bytes(512) + _FILE + END, "goes on"),
 ]
 REFUSED += [

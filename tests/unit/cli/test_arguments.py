@@ -88,6 +88,13 @@ def test_flags_without_a_command_mean_build(capsys: pytest.CaptureFixture[str]) 
     assert "/does/not/exist" in capsys.readouterr().err
 
 
+def test_an_unknown_command_is_refused_with_a_suggestion(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["biuld", "."]) == 2
+    assert "did you mean build?" in capsys.readouterr().err
+
+
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
