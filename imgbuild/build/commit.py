@@ -42,9 +42,9 @@ class LayerMaker:
             self._file.discard()
             self._index_file.discard()
 
-    def add(self, entry: Entry, content: Readable | None = None) -> None:
-        """Add the next entry, in layer order."""
-        self._tar.add(entry, content)
+    def add(self, entry: Entry, content: Readable | None = None, *, vouched: bool = False) -> None:
+        """Add the next entry, in layer order; see `TarWriter.add`."""
+        self._tar.add(entry, content, vouched=vouched)
 
     def finish_tar(self) -> None:
         """End the tar that `add` wrote."""

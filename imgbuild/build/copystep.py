@@ -19,18 +19,23 @@ from imgbuild.snapshot.view import RootView
 
 
 class Origin(NamedTuple):
-    """Where the content of sources comes from: `check` sees an open file after it was read."""
+    """Where the content of sources comes from.
+
+    `check` sees an open file after it was read; where `vouches`, it proves by the file's times
+    that the content is what was hashed before.
+    """
 
     open: Callable[[ImagePath], BinaryIO]
     check: Callable[[ImagePath, BinaryIO], None]
+    vouches: bool
 
 
 def context_origin(tree: ContextTree) -> Origin:
-    return Origin(tree.open, lambda path, stream: tree.check(path, stream.fileno()))
+    return Origin(tree.open, lambda path, stream: tree.check(path, stream.fileno()), True)
 
 
 def view_origin(view: RootView) -> Origin:
-    return Origin(view.open, lambda _path, _stream: None)
+    return Origin(view.open, lambda _path, _stream: None, False)
 
 
 def copy_layer(
@@ -67,7 +72,7 @@ def _write(
         maker.add(placed.entry, archive.open(placed.origin))
     else:
         with origin.open(placed.origin) as stream:
-            maker.add(placed.entry, stream)
+            maker.add(placed.entry, stream, vouched=origin.vouches)
             origin.check(placed.origin, stream)
 
 

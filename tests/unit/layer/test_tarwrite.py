@@ -287,3 +287,15 @@ def test_the_standard_library_reads_what_our_writer_wrote(tree: list[tuple[Entry
         parent, slash, name = entry.path.rpartition(b"/")
         wanted.append(parent + slash + b".wh." + name if entry.type == "whiteout" else entry.path)
     assert got == wanted
+
+
+@pytest.mark.parametrize("size", [3, 2 << 20])
+def test_vouched_content_is_not_hashed_again(size: int) -> None:
+    out: list[bytes] = []
+    index: list[Entry] = []
+    writer = TarWriter(out.append, index.append)
+    other = digest_bytes(b"what the caller says")
+    writer.add(Entry(b"f", "file", size=size, digest=other), io.BytesIO(bytes(size)), vouched=True)
+    assert index[0].digest == other
+    with pytest.raises(ImageError, match="changed while it was read"):
+        writer.add(Entry(b"g", "file", size=size, digest=other), io.BytesIO(bytes(size)))
