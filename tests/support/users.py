@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -55,24 +56,30 @@ def python_as(
 
 
 def as_user(who: Who, command: list[str]) -> list[str]:
-    """Give a command line that runs a command as a user with a clean environment."""
+    """Give a command line that runs a command as a user with a clean environment.
+
+    Libraries of the tests' own interpreter can be imported, where the user may read them.
+    """
     if who == "self":
         return command
     name = plain_user(who)
     prefix = ["setpriv", f"--reuid={name}", f"--regid={name}", "--init-groups", "--"]
     path = "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-    return [*prefix, "env", "-i", f"HOME={home(who)}", path, *command]
+    libraries = f"PYTHONPATH={sysconfig.get_path('purelib')}"
+    return [*prefix, "env", "-i", f"HOME={home(who)}", path, libraries, *command]
 
 
 @functools.cache
 def interpreter(who: Who) -> str:
     """Give a Python that a user can run this project with; the tests' own when possible."""
-    code = "import imgbuild.inroot, tests.support.roots, sys; sys.exit(sys.version_info < (3, 11))"
+    # Of the same version, since libraries are shared.
+    same = f"sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    code = f"import imgbuild.inroot, tests.support.users, sys; {same}"
     for python in (sys.executable, "/usr/local/bin/python3", "/usr/bin/python3"):
         done = subprocess.run(as_user(who, [python, "-c", code]), capture_output=True, cwd=PROJECT)
         if done.returncode == 0:
             return python
-    pytest.skip("not root: no Python 3.11 and project that a plain user can read")
+    pytest.skip("not root: a plain user can read no such Python with its libraries")
 
 
 @contextlib.contextmanager
