@@ -7,7 +7,7 @@ runs in a process of its own (see `serve`). It trusts the caller and nothing tha
 import os
 import resource
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,7 +18,7 @@ from imgbuild.layer.index import encode_entry
 from imgbuild.layer.owners import Ownership
 from imgbuild.layer.tarwrite import TarWriter
 from imgbuild.sandbox.child import overlay
-from imgbuild.sandbox.child.serve import serve
+from imgbuild.sandbox.child.serve import Handler, serve
 from imgbuild.snapshot.changes import STUB_DIRECTORIES, STUB_FILES, ChangeWalk
 from imgbuild.snapshot.remove import empty_directory, remove_tree
 
@@ -26,26 +26,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1 << 20
 # What BuildKit gives a RUN step.
 _HOSTS = b"127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-
-
-def main(sock: socket.socket) -> None:
-    """Serve requests until the session closes `sock`."""
-    os.umask(0o022)
-    # Walking holds one descriptor for each level of each layer.
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    serve(
-        sock,
-        {
-            "prepare": prepare,
-            "unpack": unpack,
-            "changes": changes,
-            "open": open_path,
-            "move": move,
-            "remove": remove,
-            "empty": empty,
-        },
-    )
 
 
 def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
@@ -181,3 +161,23 @@ def _name_servers() -> bytes:
             return file.read(1 << 16)
     except OSError:
         return b""
+
+
+VERBS: dict[str, Handler] = {
+    "prepare": prepare,
+    "unpack": unpack,
+    "changes": changes,
+    "open": open_path,
+    "move": move,
+    "remove": remove,
+    "empty": empty,
+}
+
+
+def main(sock: socket.socket, verbs: Mapping[str, Handler] = VERBS) -> None:
+    """Serve requests until the session closes `sock`."""
+    os.umask(0o022)
+    # A walk holds one descriptor for each level of each layer.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    serve(sock, verbs)
