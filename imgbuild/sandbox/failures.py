@@ -50,6 +50,8 @@ _MEANINGS = {
         "imgbuild has filters for x86_64 and aarch64; the kernel needs CONFIG_SECCOMP_FILTER.",
     ),
     "user": ("the user of the command cannot be taken on", SUBIDS),
+    "capabilities": ("the capabilities of the command cannot be set", _IN_CONTAINERS),
+    "streams": ("the standard streams of the command cannot be set", None),
     "workdir": (
         "the working directory cannot be entered",
         "Check WORKDIR: a parent may be a file or a link into /proc.",

@@ -13,12 +13,17 @@ import sys
 from imgbuild.sandbox.child import syscalls
 from imgbuild.sandbox.child.failure import Failed, naming
 
+# Appended, so that nothing shadows the standard library.
 _AGAIN = "import sys; sys.path.append({!r}); from imgbuild.sandbox.child import boot; boot.main()"
 
 
 def main() -> None:
-    """Enter; `sys.argv` holds the sockets, whether to map ids here, and what stays writable."""
-    zygote_end, worker_end, own_map, *writable = sys.argv[1:]
+    """Enter a user namespace and start the second half.
+
+    `sys.argv` holds the package's folder, both sockets, whether to map ids here, what stays
+    writable.
+    """
+    package, zygote_end, worker_end, own_map, *writable = sys.argv[1:]
     sock = int(worker_end)
     try:
         _enter(sock, own_map == "yes")
@@ -31,7 +36,8 @@ def main() -> None:
 
         os.write(sock, json.dumps({"error": failed.to_json()}).encode())
         return
-    options = ("-SI", "-X", "utf8", "-c", _AGAIN.format(sys.path[-1]), zygote_end, worker_end)
+    again = _AGAIN.format(os.path.dirname(package))
+    options = ("-SI", "-X", "utf8", "-c", again, zygote_end, worker_end)
     os.execve(sys.executable, [sys.executable, *options], {})  # noqa: S606 - ourselves
 
 
