@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,7 +141,9 @@ def test_a_dead_worker_is_noticed(tmp_path: Path) -> None:
     session = launch(choose_idmap(SEARCH_PATH), _WORKER, [tmp_path])
     below = _below(session._process.pid)
     with pytest.raises(SandboxError, match="ended"):
-        session.request("python", {"code": "import os, time; os.kill(os.getppid(), 9); time.sleep(9)"})
+        session.request(
+            "python", {"code": "import os, time; os.kill(os.getppid(), 9); time.sleep(9)"}
+        )
     with pytest.raises(SandboxError):
         session.request("echo", {})
     session.close()
@@ -181,35 +184,79 @@ def test_a_broken_worker_says_why(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_host_without_user_namespaces_names_the_remedy(tmp_path: Path) -> None:
-    """chroot(2) is what makes a kernel refuse user namespaces to root as well."""
+_LESSER_HOSTS = {
+    # chroot(2) is what makes a kernel refuse user namespaces to root as well.
+    "user namespaces refused": (
+        """
+        os.makedirs(place + "/root")
+        mount("/", place + "/root", None, MS_BIND | MS_REC)
+        os.chroot(place + "/root")
+        os.chdir("/")
+        """,
+        "user namespace",
+        "seccomp=unconfined",
+    ),
+    "parts of /proc masked, as in a container": (
+        """mount("/dev/null", "/proc/version", None, MS_BIND)""",
+        "RUN, network host",
+        "systempaths=unconfined",
+    ),
+    "the store on overlayfs, as in a container": (
+        """
+        for name in ("lower", "upper", "work", "merged"):
+            os.makedirs(f"{place}/{name}/store")
+        dirs = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
+        mount("overlay", f"{place}/merged", "overlay", 0, dirs)
+        store = f"{place}/merged/store"
+        """,
+        "overlay",
+        "emptyDir",
+    ),
+    "the store on a mount without device files and programs": (
+        """
+        os.makedirs(place + "/store")
+        mount("tmpfs", place + "/store", "tmpfs", 0xE)
+        store = place + "/store"
+        """,
+        None,
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("host", _LESSER_HOSTS)
+def test_probe_names_the_remedy_of_lesser_hosts(host: str, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("not root")
+    change, failed, remedy = _LESSER_HOSTS[host]
     code = """
-        import os, sys
+        import ctypes, json, os, sys
         from pathlib import Path
-        from imgbuild.errors import SandboxError
-        from imgbuild.sandbox.idmap import choose_idmap
-        from imgbuild.sandbox.launch import launch
-        from imgbuild.sandbox import session, probe
-        import subprocess, select
-        import ctypes
-        libc = ctypes.CDLL(None)
-        # A root that is not the mount namespace's root.
-        os.makedirs(sys.argv[1] + "/r")
+        from imgbuild.sandbox.probe import probe
+        from tests.support.bench import SEARCH_PATH
+        MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+        libc = ctypes.CDLL(None, use_errno=True)
+        def mount(source, target, kind, flags, data=None):
+            parts = [part and part.encode() for part in (source, target, kind)]
+            if libc.mount(*parts, ctypes.c_ulong(flags), data and data.encode()) < 0:
+                raise OSError(ctypes.get_errno(), f"mount {target}")
+        store = place = sys.argv[1]
         assert libc.unshare(0x20000) == 0
-        assert libc.mount(None, b"/", None, 0x4000 | 1 << 18, None) == 0
-        root = (sys.argv[1] + "/r").encode()
-        assert libc.mount(b"/", root, None, 4096 | 16384, None) == 0
-        os.chroot(root)
-        os.chdir("/")
-        report = probe.probe(Path("/tmp"), "/usr/bin")
-        print(report.tier)
-        print(report.checks[-1].name, report.checks[-1].remedy)
+        mount(None, "/", None, MS_REC | MS_PRIVATE)
     """
-    done = python_as("self", code, tmp_path)
-    assert done.stdout.startswith("None\nuser namespace")
-    assert "seccomp=unconfined" in done.stdout
+    code = textwrap.dedent(code) + textwrap.dedent(change)
+    code += textwrap.dedent("""
+        report = probe(Path(store), SEARCH_PATH)
+        failed = [(c.name, c.detail, c.remedy) for c in report.checks if not c.ok]
+        print(json.dumps([report.tier, failed]))
+    """)
+    tier, problems = json.loads(python_as("self", code, tmp_path).stdout)
+    if failed is None:
+        assert (tier, problems) == ("A", [])
+        return
+    assert tier is None
+    assert problems[0][0] == failed, problems
+    assert remedy in problems[0][2]
 
 
 @pytest.mark.parametrize("who", ["self", "subids", "single"])
