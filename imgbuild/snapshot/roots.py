@@ -97,8 +97,7 @@ class Roots:
         """Remove what the build's steps left and end the session."""
         with self._lock:
             session, self._running = self._running, None
-        for thread in self._background:
-            thread.join()
+        self._settle()
         if session is None:
             return
         try:
@@ -131,7 +130,9 @@ class Roots:
             except FileNotFoundError:
                 continue
             except PermissionError:
-                self.session.request("empty", {"path": str(folder)})
+                session = self.session
+                self._settle()
+                session.request("empty", {"path": str(folder)})
 
     # --- what a workspace asks for ---
 
@@ -219,6 +220,13 @@ class Roots:
         }
         self.session.request("prepare", params)
         return [top / name for name in reversed(names)]
+
+    def _settle(self) -> None:
+        """Wait for what nobody waited for."""
+        with self._lock:
+            background = self._background.copy()
+        for request in background:
+            request.join()
 
     def _later(self, verb: str, params: dict[str, Any], *own: int) -> None:
         """Ask for something nobody waits for; what is left is removed by a later build."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from imgbuild.errors import DigestMismatchError, ImgbuildError
+from imgbuild.errors import DigestMismatchError, ImageError, ImgbuildError
 from tests.rootless.snapshots import OLD, Shelf, add_file, archive, info
 
 
@@ -145,6 +145,16 @@ def keep(place: Path) -> dict[str, Any]:
                 row[3] for path, row in shelf.scan_layers(base, layer).items() if path == "work/n"
             }
         return {"opened after keeping": shelf.opened, "seen": seen, "times": sorted(times)}
+
+
+def reserved_name(place: Path) -> str:
+    with Shelf(place) as shelf, shelf.roots.workspace([shelf.base()]) as workspace:
+        shelf.run(workspace, "echo x > work/.wh.a")
+        try:
+            shelf.changes(workspace)
+        except ImageError as error:
+            return error.message
+        return "no error"
 
 
 def open_files(place: Path) -> dict[str, Any]:

@@ -92,6 +92,10 @@ def test_a_kept_upper_directory_is_the_layer(who: Who, folder: Path) -> None:
     assert result["times"] == [1_000_000_000]
 
 
+def test_a_name_that_no_layer_can_hold_is_told(who: Who, folder: Path) -> None:
+    assert "/work/.wh.a" in play(who, scenes.reserved_name, folder)
+
+
 def test_what_a_command_left_can_be_opened(who: Who, folder: Path) -> None:
     result = play(who, scenes.open_files, folder)
     assert result["file"] == "new"

@@ -1,6 +1,7 @@
 """Removing trees that someone else filled."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,27 @@ def test_emptying_keeps_the_directory(tmp_path: Path) -> None:
     empty_directory(os.fsencode(tmp_path))
     assert tmp_path.is_dir()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_may_remove_one_tree(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"top/{number % 7}/{number}/below").mkdir(parents=True)
+        (tmp_path / f"top/{number % 7}/{number}/file").touch()
+    failed = []
+
+    def remove() -> None:
+        try:
+            remove_tree(os.fsencode(tmp_path / "top"))
+        except OSError as problem:
+            failed.append(problem)
+
+    threads = [threading.Thread(target=remove) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert not (tmp_path / "top").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may remove anything")
