@@ -6,6 +6,7 @@ Every path keeps its place; symlinks stay symlinks. What programs load is read f
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
 
 from imgbuild.build.elf import Elf, Loader, own_rpath, read_elf
@@ -175,13 +176,21 @@ def find_program(name: str, search_path: str) -> str:
         raise UsageError(f"host://: {name} is neither a name nor an absolute path")
     else:
         candidates = [os.path.join(d, name) for d in search_path.split(":") if d.startswith("/")]
+    python = _PYTHON.fullmatch(name)
     for path in candidates:
-        if os.path.isfile(path) and os.access(path, os.X_OK):
+        # A version manager's shim is a script that finds the interpreter by its own files.
+        if _is_program(path) and not (python and _interpreter_of_script(path)):
             return path
+    if python and name in ("python", "python3") and sys.executable:
+        return sys.executable
     raise UsageError(
         f"host://: there is no program {name} on this machine",
         hint=f"looked in {search_path}" if not name.startswith("/") else None,
     )
+
+
+def _is_program(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
 def _elements(path: str) -> list[str]:

@@ -148,3 +148,17 @@ def test_nothing_is_read_again_while_nothing_changed(
 
     monkeypatch.setattr(HostTree, "add_program", refuse)
     assert host_image(store, ("sh",), SEARCH_PATH)[1] is False
+
+
+def test_a_version_managers_shim_is_passed_over(tmp_path: Path) -> None:
+    for folder in ("shims", "real"):
+        (tmp_path / folder).mkdir()
+    shim, real = tmp_path / "shims/python3", tmp_path / "real/python3"
+    shim.write_text("#!/bin/sh\nexec manager python3\n")
+    shim.chmod(0o755)
+    real.write_bytes(Path(sys.executable).read_bytes())
+    real.chmod(0o755)
+    assert find_program("python3", f"{shim.parent}:{real.parent}") == str(real)
+    assert find_program("python3", str(shim.parent)) == sys.executable
+    shim.rename(shim.with_name("tool"))
+    assert find_program("tool", str(shim.parent)) == str(shim.with_name("tool"))
