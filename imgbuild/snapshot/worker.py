@@ -4,6 +4,7 @@ It unpacks layers, makes and removes the directories of steps, and streams chang
 runs in a process of its own (see `serve`). It trusts the caller and nothing that it reads.
 """
 
+import errno
 import os
 import resource
 import socket
@@ -24,6 +25,8 @@ from imgbuild.snapshot.remove import empty_directory, remove_tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1 << 20
+# A path of the image leads nowhere, or to what can never be opened (a socket).
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
 # What BuildKit gives a RUN step.
 _HOSTS = b"127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
@@ -108,10 +111,18 @@ def changes(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
 
 
 def open_path(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[int]]:
-    """Open something in the merged root for reading; symlinks stay inside it."""
+    """Open something in the merged root for reading; symlinks stay inside it.
+
+    Raises `ImageError` for what is not there.
+    """
     root = overlay.mount([os.fsencode(lower) for lower in params["lowers"]], None, None)
     path = os.fsencode(params["path"])
-    return {}, [inroot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)]
+    try:
+        return {}, [inroot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)]
+    except OSError as problem:
+        if problem.errno not in _NOT_THERE:
+            raise
+        raise ImageError(f"/{params['path']} of the image: {problem.strerror}") from None
 
 
 def move(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:

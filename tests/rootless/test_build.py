@@ -156,6 +156,18 @@ def test_an_unknown_user(store: Store, context: Path) -> None:
     assert caught.value.span.first == 3
 
 
+@pytest.mark.parametrize(
+    "change", ["rm /etc/passwd /etc/group", "rm /etc/passwd; mkdir /etc/passwd"]
+)
+def test_an_image_without_accounts_runs_commands_as_root_and_as_numbers(
+    store: Store, context: Path, change: str
+) -> None:
+    text = f"RUN {change}"
+    assert run(store, context, text, "RUN id -u; echo $HOME") == "0\n/\n"
+    with pytest.raises(ImageError, match="unable to find user ghost: no matching entries"):
+        run(store, context, text, "USER ghost", "RUN id")
+
+
 def test_output_is_never_clipped(store: Store, context: Path) -> None:
     count = 20000
     script = f"i=0; while [ $i -lt {count} ]; do echo line number $i; i=$((i+1)); done"
