@@ -37,10 +37,7 @@ def test_a_bug_is_one_line_and_a_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    try:
-        raise RuntimeError("oops")
-    except RuntimeError as error:
-        assert report.show_bug(error) == 70
+    assert report.show_bug(RuntimeError("oops")) == 70
     (kept,) = tmp_path.iterdir()
     assert "RuntimeError: oops" in kept.read_text()
     assert str(kept) in capsys.readouterr().err
