@@ -8,11 +8,13 @@ import socket
 import stat
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from imgbuild import inroot
 from imgbuild.layer.entry import Entry
+from imgbuild.layer.tarread import scan
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.digest import digest_bytes
 from imgbuild.sandbox.child import overlay
@@ -21,6 +23,7 @@ from imgbuild.sandbox.launch import launch
 from imgbuild.sandbox.session import Session
 from imgbuild.snapshot import worker
 from imgbuild.snapshot.roots import Roots
+from imgbuild.snapshot.view import LayerFiles, RootView
 from imgbuild.snapshot.workspace import Workspace
 from tests.support import roots
 from tests.support.bench import SEARCH_PATH
@@ -122,6 +125,25 @@ class Shelf:
         root = workspace.rootfs
         return self.scan(Path(root.upper), *map(Path, root.lowers[:-1]), self.empty())
 
+    def view(self, *layers: Layer) -> dict[str, Any]:
+        """Describe an image as look-ups in its indexes do, in the terms of `_plain`."""
+        files = []
+        for layer in layers:
+            entries: list[Entry] = []
+            scan(io.BytesIO(self.tars[layer.diff_id]), entries.append)
+            opener = partial(io.BytesIO, self.tars[layer.diff_id])
+            files.append(LayerFiles(layer, partial(list, entries), opener))
+        found: dict[str, Any] = {}
+        with RootView(files) as view:
+            for path, entry in view.walk(b""):
+                mode = 0 if entry.type == "symlink" else entry.mode
+                row: list[Any] = [entry.type, mode, entry.mtime, entry.linkname.decode()]
+                if entry.type == "file":
+                    with view.open(path) as content:
+                        row.append(hashlib.sha256(content.read()).hexdigest())
+                found[os.fsdecode(path)] = row
+        return found
+
     def empty(self) -> Path:
         # An overlay wants two directories at least.
         path = self.place / "empty"
@@ -158,9 +180,27 @@ def check(place: Path, scripts: dict[str, str]) -> dict[str, Any]:
                 "entries": [(e.type, e.path.decode(errors="replace")) for e in entries],
                 "unpacked": _differences(merged, unpacked),
                 "kept": _differences(unpacked, kept),
+                "view": _differences(_plain(unpacked), shelf.view(base, layer)),
                 "steady": layer.diff_id == again.diff_id,
             }
     return found
+
+
+_KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo"}
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    """Reduce what `scan` found to what an index can tell in every mapping."""
+    plain = {}
+    for path, row in found.items():
+        mode = int(row[0], 8)
+        kind = _KINDS[stat.S_IFMT(mode)]
+        link = row[4] if kind == "symlink" else ""
+        # The mode of a symlink means nothing.
+        plain[path] = [kind, 0 if link else stat.S_IMODE(mode), row[3], link]
+        if kind == "file":
+            plain[path].append(row[6])
+    return plain
 
 
 def _differences(one: dict[str, Any], other: dict[str, Any]) -> list[Any]:
@@ -217,7 +257,7 @@ def _scan(params: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[in
                 if stat.S_ISDIR(status.st_mode):
                     visit(fd, path + "/")
                 else:
-                    data = os.read(fd, 1 << 20)
+                    data = os.pread(fd, status.st_size + 1, 0)
                     found[path] += [status.st_size, hashlib.sha256(data).hexdigest()]
                     if status.st_nlink > 1:
                         key = status.st_dev, status.st_ino

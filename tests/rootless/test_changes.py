@@ -94,6 +94,7 @@ def test_what_a_layer_says(results: dict[str, Any], name: str) -> None:
         assert {path for kind, path in told if kind == _D} <= {"work", *_parents(here)}
     assert result["unpacked"] == []
     assert result["kept"] == []
+    assert result["view"] == []
     assert result["steady"]
 
 
@@ -141,4 +142,5 @@ def test_any_mix_of_changes(random_results: dict[str, Any], seed: int) -> None:
     assert result["entries"]
     assert result["unpacked"] == []
     assert result["kept"] == []
+    assert result["view"] == []
     assert result["steady"]
