@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imgbuild.api import (
         BuildResult,
+        ImageDetails,
         ImageInfo,
         StepResult,
         build,
+        doctor,
         images,
         inspect,
         plan,
@@ -32,9 +34,11 @@ _PUBLIC = {
     **dict.fromkeys(
         (
             "BuildResult",
+            "ImageDetails",
             "ImageInfo",
             "StepResult",
             "build",
+            "doctor",
             "images",
             "inspect",
             "plan",
@@ -54,6 +58,7 @@ _PUBLIC = {
 __all__ = [
     "BuildOptions",
     "BuildResult",
+    "ImageDetails",
     "ImageInfo",
     "ImgbuildError",
     "Output",
@@ -61,6 +66,7 @@ __all__ = [
     "StepFailedError",
     "StepResult",
     "build",
+    "doctor",
     "images",
     "inspect",
     "plan",

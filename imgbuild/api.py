@@ -81,14 +81,16 @@ def build(
 
     Give a `BuildOptions`, or a context folder and fields of `BuildOptions` by name. Raises an
     `ImgbuildError`: `DockerfileError`, `ContextError`, `StepFailedError`, and those of bases,
-    registries, the store and the sandbox. Nothing is named unless all went well.
+    registries, the store and the sandbox. Nothing is named before the image is complete; it keeps
+    its names when an output or a push fails after that, so that `push` can be tried again.
     """
     from imgbuild.build import deliver
     from imgbuild.build.engine import build_image
+    from imgbuild.build.request import check_deliveries
 
     options, sink = _options(context, fields), events or ignore
     started = time.monotonic()
-    _check(options)
+    check_deliveries(options)
     with _opened(options.store) as opened, opened.build_lock():
         plan, inputs = _prepare(options, opened, sink)
         built = build_image(plan, inputs)
@@ -208,7 +210,9 @@ def inspect(name: str, *, store: PathLike | None = None) -> ImageDetails:
 
 def tag(source: str, name: str, *, store: PathLike | None = None) -> None:
     """Let `name` stand for the image `source` as well; raise `NameNotFoundError`."""
-    target = _taggable(name)
+    from imgbuild.build.request import taggable
+
+    target = taggable(name)
     with _opened(store) as opened:
         descriptor = opened.names.resolve(str(parse_reference(source)))
         opened.names.tag(str(target), descriptor)
@@ -260,25 +264,11 @@ def _options(context: PathLike | BuildOptions, fields: Mapping[str, Any]) -> Bui
 
 
 def _normalised(options: BuildOptions) -> BuildOptions:
-    """Let callers write text for paths and lists for tuples."""
+    from imgbuild.build.request import settled
+
     return replace(
-        options,
-        context=Path(options.context),
-        dockerfile=None if options.dockerfile is None else Path(options.dockerfile),
-        tags=tuple(str(_taggable(name)) for name in options.tags),
-        outputs=tuple(options.outputs),
-        store=_store_path(options.store),
-        registry=_registry(options.registry),
+        settled(options), store=_store_path(options.store), registry=_registry(options.registry)
     )
-
-
-def _taggable(name: str) -> Reference:
-    reference = parse_reference(name)
-    if reference.digest:
-        raise UsageError(
-            f"{name}: a name with a digest cannot be given", hint="leave @sha256:… out"
-        )
-    return reference
 
 
 def _home() -> Path:
@@ -315,16 +305,6 @@ def _platform(text: str | None) -> Platform:
 
     host = host_platform()
     return host if text is None else parse_platform(text, host)
-
-
-def _check(options: BuildOptions) -> None:
-    """Raise `UsageError` for what would fail only after the build."""
-    if options.push and not options.tags:
-        raise UsageError("--push needs a name", hint="give one: -t registry.example.com/name:tag")
-    for output in options.outputs:
-        parent = output.dest.absolute().parent
-        if not parent.is_dir():
-            raise UsageError(f"--output: there is no folder {parent}", hint="make it first")
 
 
 def _prepare(

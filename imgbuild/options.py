@@ -7,11 +7,16 @@ from typing import Literal
 
 NetworkMode = Literal["default", "host", "none"]
 ProgressMode = Literal["auto", "tty", "plain", "quiet"]
+# As `Output.dest`: an archive goes to standard output.
+STDOUT = Path("-")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One `--output`: an OCI layout (`oci`, a tar or a directory) or a `docker load` tar (`docker`)."""
+    """One `--output`: an OCI layout (`oci`, a tar or a directory) or a `docker load` tar (`docker`).
+
+    `dest` is a path, `-` standard output.
+    """
 
     type: Literal["oci", "docker"]
     dest: Path

@@ -12,21 +12,22 @@ from imgbuild.oci.codec import descriptor_to_json
 from imgbuild.oci.content import BlobSource
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
-from imgbuild.options import Output
+from imgbuild.options import STDOUT, Output
 
 
 def write_output(
     output: Output, source: BlobSource, root: Descriptor, names: Sequence[str]
 ) -> None:
-    """Write one `--output`, whole or not at all."""
-    if output.type == "docker":
-        from imgbuild.store.archive import write_docker_archive
+    """Write one `--output`, whole or not at all but for standard output."""
+    if output.tar:
+        from imgbuild.store.archive import write_docker_archive, write_oci_archive
 
-        write_docker_archive(source, root, names, output.dest)
-    elif output.tar:
-        from imgbuild.store.archive import write_oci_archive
-
-        write_oci_archive(source, root, names, output.dest)
+        write = write_docker_archive if output.type == "docker" else write_oci_archive
+        if output.dest == STDOUT:
+            with open(1, "wb", buffering=0, closefd=False) as out:
+                write(source, root, names, out)
+        else:
+            write(source, root, names, output.dest)
     else:
         from imgbuild.store.layout import new_layout
         from imgbuild.transfer import copy_image

@@ -1,0 +1,108 @@
+"""Options as callers give them, checked and made uniform before anything is done."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from imgbuild.errors import UsageError
+from imgbuild.oci.reference import Reference, parse_reference
+from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output
+
+
+def settled(options: BuildOptions) -> BuildOptions:
+    """Let callers write text for paths and lists for tuples; raise `UsageError` for what is wrong."""
+    if options.network not in get_args(NetworkMode):
+        raise UsageError(
+            f"unknown network: {options.network}", hint=f"give {_either(get_args(NetworkMode))}"
+        )
+    if options.source_date_epoch is not None and options.source_date_epoch < 0:
+        raise UsageError("source_date_epoch is before 1970", hint="give seconds since 1970")
+    tags: Any = options.tags
+    # A lone text is a sequence too, of letters.
+    tags = (tags,) if isinstance(tags, str) else tags
+    return replace(
+        options,
+        context=Path(options.context),
+        dockerfile=_path(options.dockerfile),
+        tags=tuple(str(taggable(name)) for name in tags),
+        build_args=_texts("build_args", options.build_args),
+        build_contexts=_texts(
+            "build_contexts",
+            {name: _fspath(value) for name, value in options.build_contexts.items()},
+        ),
+        labels=_texts("labels", options.labels),
+        outputs=tuple(replace(output, dest=Path(output.dest)) for output in options.outputs),
+        iidfile=_path(options.iidfile),
+        metadata_file=_path(options.metadata_file),
+    )
+
+
+def taggable(name: str) -> Reference:
+    """Return the name that an image can be given; raise `UsageError` for one with a digest."""
+    reference = parse_reference(name)
+    if reference.digest:
+        raise UsageError(
+            f"{name}: a name with a digest cannot be given", hint="leave @sha256:… out"
+        )
+    return reference
+
+
+def check_deliveries(options: BuildOptions) -> None:
+    """Raise `UsageError` for what would fail only after the build."""
+    if options.push and not options.tags:
+        raise UsageError("--push needs a name", hint="give one: -t registry.example.com/name:tag")
+    for output in options.outputs:
+        _check_output(output)
+    for flag, path in (("--iidfile", options.iidfile), ("--metadata-file", options.metadata_file)):
+        if path is not None:
+            _check_file(flag, path)
+
+
+def _check_output(output: Output) -> None:
+    if output.dest == STDOUT:
+        if not output.tar:
+            raise UsageError("--output: a directory cannot go to standard output")
+        if os.isatty(1):
+            raise UsageError(
+                "--output: an archive would garble the terminal",
+                hint="send it on: imgbuild … | docker load, or name a file with dest=",
+            )
+    elif output.tar:
+        _check_file("--output", output.dest)
+    elif output.dest.exists() and not output.dest.is_dir():
+        raise UsageError(f"--output: {output.dest} is not a directory", hint="name another one")
+    else:
+        _check_folder("--output", output.dest)
+
+
+def _check_file(flag: str, path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"{flag}: {path} is a directory", hint="name a file")
+    _check_folder(flag, path)
+
+
+def _check_folder(flag: str, path: Path) -> None:
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{flag}: there is no folder {parent}", hint="make it first")
+
+
+def _path(value: Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _fspath(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _texts(option: str, pairs: Mapping[str, Any]) -> dict[str, str]:
+    for name, value in pairs.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{option}[{name!r}] is no text: {value!r}", hint="give a str")
+    return dict(pairs)
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

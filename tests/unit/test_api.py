@@ -1,0 +1,150 @@
+"""The library's face: what callers may write, what is refused before a build, what it gives."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imgbuild
+from imgbuild.errors import NameNotFoundError, StoreError, UsageError
+from imgbuild.events import BuildFinished, Event
+from imgbuild.options import BuildOptions, Output
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    path = tmp_path / "context"
+    path.mkdir()
+    (path / "f").write_text("content")
+    (path / "Dockerfile").write_text("FROM scratch\nARG WHO\nCOPY f /\nLABEL who=$WHO\n")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def test_a_build_tells_what_it_made(context: Path, store: Path) -> None:
+    events: list[Event] = []
+    options = BuildOptions(context, tags=("app",), store=store, build_args={"WHO": "me"})
+    result = imgbuild.build(options, events=events.append)
+    assert result.names == ("docker.io/library/app:latest",)
+    assert [(step.name, step.verdict) for step in result.steps] == [("[1/1] COPY f /", "done")]
+    assert [step.layer for step in result.steps] == list(result.layers)
+    assert isinstance(events[-1], BuildFinished)
+    assert events[-1].digest == result.digest
+    details = imgbuild.inspect("app", store=store)
+    assert (details.digest, details.name) == (result.digest, result.names[0])
+    assert json.loads(details.config)["config"]["Labels"] == {"who": "me"}
+    again = imgbuild.build(options)
+    assert [step.verdict for step in again.steps] == ["cached"]
+    assert again.digest == result.digest
+
+
+def test_text_will_do_for_paths_and_lists_for_tuples(
+    context: Path, store: Path, tmp_path: Path
+) -> None:
+    result = imgbuild.build(
+        str(context),
+        dockerfile=str(context / "Dockerfile"),
+        store=str(store),
+        tags=["a", "b:1"],
+        outputs=[Output("oci", str(tmp_path / "image.tar"))],  # type: ignore[arg-type]  # on purpose
+        iidfile=str(tmp_path / "id"),
+        metadata_file=str(tmp_path / "metadata"),
+        build_contexts={"other": tmp_path},
+    )
+    assert result.names == ("docker.io/library/a:latest", "docker.io/library/b:1")
+    assert (tmp_path / "id").read_text() == result.config_digest
+    assert json.loads((tmp_path / "metadata").read_text()) == {
+        "containerimage.config.digest": result.config_digest,
+        "containerimage.descriptor": json.loads((tmp_path / "metadata").read_text())[
+            "containerimage.descriptor"
+        ],
+        "containerimage.digest": result.digest,
+        "image.name": ",".join(result.names),
+    }
+    assert tarfile.is_tarfile(tmp_path / "image.tar")
+
+
+def test_one_name_is_no_list_of_letters(context: Path, store: Path) -> None:
+    assert imgbuild.build(context, store=store, tags="ab").names == ("docker.io/library/ab:latest",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dockerfil": "x"}, "unknown build option: dockerfil"),
+        ({"network": "bridge"}, "unknown network: bridge"),
+        ({"source_date_epoch": -1}, "before 1970"),
+        ({"build_args": {"A": 1}}, r"build_args\['A'\] is no text: 1"),
+        ({"labels": {"A": None}}, r"labels\['A'\] is no text"),
+        ({"tags": ["app@sha256:" + "0" * 64]}, "a name with a digest cannot be given"),
+        ({"push": True}, "--push needs a name"),
+        ({"platform": "linux/amd64/v1/x"}, "invalid platform"),
+        ({"iidfile": "/nowhere/id"}, "--iidfile: there is no folder /nowhere"),
+        ({"metadata_file": "/"}, "--metadata-file: / is a directory"),
+        ({"outputs": [Output("oci", Path("/nowhere/f"))]}, "there is no folder /nowhere"),
+        ({"outputs": [Output("docker", Path("/"))]}, "--output: / is a directory"),
+        ({"outputs": [Output("oci", Path("/dev/null"), tar=False)]}, "is not a directory"),
+        ({"outputs": [Output("oci", Path("-"), tar=False)]}, "standard output"),
+    ],
+)
+def test_what_is_refused_before_anything_is_built(
+    context: Path, store: Path, fields: dict[str, Any], message: str
+) -> None:
+    events: list[Event] = []
+    with pytest.raises(UsageError, match=message):
+        imgbuild.build(context, store=store, events=events.append, **fields)
+    assert events == []
+
+
+def test_options_come_one_way(context: Path) -> None:
+    with pytest.raises(UsageError, match="not both"):
+        imgbuild.build(BuildOptions(context), tags=["x"])
+
+
+@pytest.mark.parametrize("kind", ["oci", "docker"])
+def test_an_archive_goes_to_standard_output(
+    context: Path, store: Path, kind: Any, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    imgbuild.build(context, store=store, outputs=[Output(kind, Path("-"))])
+    with tarfile.open(fileobj=io.BytesIO(capfdbinary.readouterr().out)) as archive:
+        assert "index.json" in archive.getnames()
+    assert not Path("-").exists()
+
+
+def test_names_come_and_go(context: Path, store: Path) -> None:
+    imgbuild.build(context, store=store, tags=["a"])
+    imgbuild.tag("a", "b:2", store=store)
+    assert [image.familiar for image in imgbuild.images(store=store)] == ["a:latest", "b:2"]
+    imgbuild.remove("a", store=store)
+    assert [image.familiar for image in imgbuild.images(store=store)] == ["b:2"]
+    for gone in (imgbuild.remove, imgbuild.inspect, imgbuild.push):
+        with pytest.raises(NameNotFoundError, match="no such image: docker.io/library/a:latest"):
+            gone("a", store=store)
+
+
+def test_a_plan_builds_nothing(context: Path, store: Path) -> None:
+    plan = imgbuild.plan(context, store=store)
+    assert [step.created_by for step in plan.stages[0].steps][1] == "COPY f / # buildkit"
+    assert imgbuild.images(store=store) == []
+    assert not list((store / "blobs/sha256").iterdir())
+
+
+def test_a_name_stays_when_an_output_fails(
+    context: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imgbuild.build import deliver
+
+    def fail(*_args: object) -> None:
+        raise StoreError("no")
+
+    monkeypatch.setattr(deliver, "write_output", fail)
+    with pytest.raises(StoreError, match="no"):
+        imgbuild.build(context, store=store, tags=["a"], outputs=[Output("oci", tmp_path / "x")])
+    assert [image.familiar for image in imgbuild.images(store=store)] == ["a:latest"]
