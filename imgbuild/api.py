@@ -170,6 +170,7 @@ def pull(
     wanted = _platform(platform)
     with _opened(store) as opened, opened.build_lock():
         descriptor = _fetch(opened, reference, wanted, _registry(registry), events)
+        opened.names.tag(str(reference), descriptor)
         return _info(opened, str(reference), descriptor)
 
 
@@ -331,7 +332,7 @@ def _fetch(
     options: RegistryOptions,
     events: EventSink,
 ) -> Descriptor:
-    """Copy an image for one platform from its registry into the store and name it."""
+    """Copy an image for one platform from its registry into the store, unnamed."""
     from imgbuild.build.images import for_platform
     from imgbuild.registry.client import Registry
     from imgbuild.transfer import copy_image
@@ -340,8 +341,6 @@ def _fetch(
         root = registry.resolve(reference.digest or reference.tag)
         descriptor, _ = for_platform(registry, root, platform)
         copy_image(registry, store.blobs, descriptor, events=events, jobs=options.jobs)
-    if reference.tag:
-        store.names.tag(str(replace(reference, digest=None)), descriptor)
     return descriptor
 
 

@@ -72,6 +72,7 @@ class Bases:
     def resolve(self, name: str, platform: Platform) -> BaseImage:
         """Return the image `name` for `platform`, in the store with all its blobs.
 
+        A name that --build-context maps is given as it was mapped; the plan sees to that.
         Raises `ImageError`, `RegistryError`, `StoreError` or `UsageError`.
         """
         key = (name, platform)
@@ -80,40 +81,29 @@ class Bases:
         return self._known[key]
 
     def _resolve(self, name: str, platform: Platform) -> BaseImage:
-        context = self._context(name)
-        if context is None:
-            return self._by_name(name, name, platform)
+        context = self._lookup.contexts.get(name, "")
         if context.startswith(_LAYOUT):
             return self._from_layout(name, context, platform)
         if context.startswith(_IMAGE):
             return self._by_name(name, context.removeprefix(_IMAGE), platform)
         if context.startswith(_HOST):
             return self._from_host(name, context.removeprefix(_HOST), platform)
-        raise UsageError(
-            f"--build-context {name}={context} is a directory: FROM needs an image",
-            hint=f"give {', '.join(_KNOWN)}, or use the directory with COPY --from={name}",
-        )
-
-    def _context(self, name: str) -> str | None:
-        contexts = self._lookup.contexts
-        if name in contexts:
-            return contexts[name]
-        # A name stands for an image however it is spelt: debian is docker.io/library/debian:latest.
-        full = _normal(name)
-        return next((v for k, v in contexts.items() if full and _normal(k) == full), None)
+        return self._by_name(name, name, platform)
 
     def _by_name(self, name: str, text: str, platform: Platform) -> BaseImage:
         if text == "scratch":
             return BaseImage(name, None, ImageConfig(platform), ())
         reference = parse_reference(text)
         store = self._lookup.store
-        if not self._lookup.always_pull and (found := self._stored(name, reference, platform)):
+        # What a digest names is the same everywhere.
+        ask = self._lookup.always_pull and reference.digest is None
+        if not ask and (found := self._stored(name, reference, platform)):
             return found
         descriptor = self._lookup.pull(reference, platform)
         self.fresh.add(name)
         image = load_image(store.blobs, name, descriptor, platform)
-        if reference.tag:
-            store.names.tag(str(reference), descriptor)
+        # With its digest where it has one: the tag beside it may stand for another image by now.
+        store.names.tag(str(reference), descriptor)
         return image
 
     def _stored(self, name: str, reference: Reference, platform: Platform) -> BaseImage | None:
@@ -164,15 +154,6 @@ class Bases:
                 hint="leave --platform out",
             )
         return replace(image, name=name)
-
-
-def _normal(name: str) -> str | None:
-    try:
-        return str(parse_reference(name))
-    except UsageError:
-        return None
-    except ImageError:
-        return None
 
 
 def _is_complete(store: Store, descriptor: Descriptor) -> bool:
