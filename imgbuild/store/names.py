@@ -9,6 +9,7 @@ a bare tag there would be ambiguous between repositories. Entries that other too
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from imgbuild.store.staging import replace_file
 FULL_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 _PATIENCE = 30.0
+_DAMAGED = "the store is damaged: `imgbuild reset` empties it"
 
 Entries = list[dict[str, Any]]
 
@@ -87,15 +89,18 @@ class NameStore:
         return _bare(removed[0])
 
     def clear(self) -> None:
-        """Remove every name."""
-        self._update(lambda _entries: [])
+        """Remove every name, also where the file that holds them is damaged."""
+        with self._locked():
+            replace_file(self._stage(), self._paths.names, empty_index())
 
     def _update(self, change: Callable[[Entries], Entries]) -> None:
-        lock, sessions = self._paths.names_lock, self._paths.sessions
-        with locked(lock, seconds=_PATIENCE, sessions=sessions):
+        with self._locked():
             document = self._read()
             document["manifests"] = change(document["manifests"])
             replace_file(self._stage(), self._paths.names, dump_indented(document))
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self._paths.names_lock, seconds=_PATIENCE, sessions=self._paths.sessions)
 
     def _read(self) -> dict[str, Any]:
         return read_index(self._paths.names)
@@ -117,12 +122,10 @@ def read_index(path: Path) -> dict[str, Any]:
     try:
         document = load_object(data, str(path))
     except ImageError as error:
-        raise StoreError(
-            error.message, hint="the store is damaged: `imgbuild reset` empties it"
-        ) from None
+        raise StoreError(error.message, hint=_DAMAGED) from None
     entries = document.setdefault("manifests", [])
     if not isinstance(entries, list) or not all(isinstance(item, dict) for item in entries):
-        raise StoreError(f"{path} has no list of manifests")
+        raise StoreError(f"{path} has no list of manifests", hint=_DAMAGED)
     return document
 
 

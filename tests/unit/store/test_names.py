@@ -119,11 +119,14 @@ def test_entries_of_other_tools_are_kept(store: Store) -> None:
 )
 def test_a_damaged_list_is_an_error_with_a_way_out(store: Store, text: str) -> None:
     store.paths.names.write_text(text)
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreError) as caught:
         store.names.list()
+    assert "imgbuild reset" in (caught.value.hint or "")
     with pytest.raises(StoreError):
         store.names.tag(APP, add(store))
     assert store.paths.names.read_text() == text
+    store.names.clear()
+    assert store.names.list() == {}
 
 
 def _tag_many(root: str, mark: int) -> None:
