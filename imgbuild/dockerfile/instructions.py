@@ -36,14 +36,6 @@ class Command:
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
-    """A `--name=value` before the arguments; `value` is None when there was no `=`."""
-
-    name: str
-    value: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class From:
     span: Span
     image: str

@@ -4,7 +4,7 @@ Grammar: https://github.com/distribution/reference (reference.go).
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from imgbuild.errors import ImageError, UsageError
 from imgbuild.oci.digest import Digest, parse_digest
@@ -48,9 +48,6 @@ class Reference:
     def _suffix(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         return tag + (f"@{self.digest}" if self.digest else "")
-
-    def with_digest(self, digest: Digest) -> "Reference":
-        return replace(self, digest=digest)
 
 
 def parse_reference(text: str) -> Reference:

@@ -54,10 +54,6 @@ def test_bad_names_are_the_callers_mistake(text: str, words: str) -> None:
         parse_reference(text)
 
 
-def test_a_digest_can_be_added() -> None:
-    assert str(parse_reference("a:b").with_digest(DIGEST)) == f"docker.io/library/a:b@{DIGEST}"
-
-
 @given(st.text(max_size=40))
 def test_any_text_is_a_reference_or_an_error(text: str) -> None:
     try:
