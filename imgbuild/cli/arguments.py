@@ -20,8 +20,8 @@ def store_option(function: F) -> F:
         metavar="DIR",
         type=click.Path(file_okay=False, path_type=Path),
         default=environment.default_store,
-        show_default="$IMGBUILD_STORE, else $XDG_DATA_HOME/imgbuild",
-        help="The folder that keeps images and the cache.",
+        help="The folder that keeps images and the cache (default: $IMGBUILD_STORE, else "
+        "$XDG_DATA_HOME/imgbuild).",
     )(function)
 
 
@@ -39,14 +39,14 @@ def progress_option(function: F) -> F:
 def plan_options(function: F) -> F:
     """Add the flags that decide what is built; `build` and `plan` share them."""
     flags = [
-        click.argument("context", metavar="PATH", type=click.Path(path_type=Path), default="."),
+        click.argument("context", metavar="[PATH]", type=click.Path(path_type=Path), default="."),
         click.option(
             "-f",
             "--file",
             "dockerfile",
             metavar="PATH",
             type=click.Path(path_type=Path),
-            help="The Dockerfile (default: PATH/Dockerfile); - is standard input.",
+            help="The Dockerfile (default: Dockerfile in PATH); - is standard input.",
         ),
         click.option(
             "--build-arg",
@@ -84,16 +84,16 @@ def plan_options(function: F) -> F:
     ]
     for flag in reversed(flags):
         function = flag(function)
-    return store_option(function)
+    return function
 
 
-def pairs(texts: tuple[str, ...], flag: str) -> dict[str, str]:
-    """Read `NAME=VALUE` texts of `flag`."""
+def pairs(texts: tuple[str, ...], flag: str, form: str = "NAME=VALUE") -> dict[str, str]:
+    """Read `NAME=VALUE` texts of `flag`; `form` is how a hint writes them."""
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise UsageError(f"invalid {flag}: {text!r}", hint="write it as NAME=VALUE")
+            raise UsageError(f"invalid {flag}: {text!r}", hint=f"write it as {form}")
         found[name] = value
     return found
 
@@ -109,13 +109,18 @@ def build_fields(
     **rest: Any,
 ) -> dict[str, Any]:
     """Turn the flags of `plan_options` into fields of `BuildOptions`."""
+    if str(context) == "-":
+        raise UsageError(
+            "a build context on standard input is not supported",
+            hint="a Dockerfile can come from there: -f - PATH",
+        )
     given = (environment.build_arg(text) for text in build_args)
     epoch = environment.source_date_epoch() if timestamp is None else None
     return {
         "context": context,
         "dockerfile": dockerfile,
         "build_args": dict(pair for pair in given if pair is not None),
-        "build_contexts": pairs(build_contexts, "--build-context"),
+        "build_contexts": pairs(build_contexts, "--build-context", "NAME=SOURCE"),
         "labels": pairs(labels, "--label"),
         "source_date_epoch": epoch if timestamp is None else environment.parse_epoch(timestamp),
         "registry": environment.registry_options(),

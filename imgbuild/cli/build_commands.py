@@ -5,14 +5,28 @@ from typing import Any
 
 import click
 
-from imgbuild.cli import progress as progress_sinks
-from imgbuild.cli.arguments import build_fields, output, plan_options, progress_option
+from imgbuild.cli.arguments import (
+    build_fields,
+    output,
+    plan_options,
+    progress_option,
+    store_option,
+)
+from imgbuild.cli.progress import shown
+from imgbuild.errors import StepFailedError
 from imgbuild.options import ProgressMode
 
 
 @click.command("build")
+@click.option(
+    "-t",
+    "--tag",
+    "tags",
+    metavar="NAME[:TAG]",
+    multiple=True,
+    help="Name the image; may be given more than once.",
+)
 @plan_options
-@click.option("-t", "--tag", "tags", metavar="NAME", multiple=True, help="Name the image.")
 @click.option("--no-cache", is_flag=True, help="Make every step anew.")
 @click.option(
     "-o",
@@ -37,6 +51,7 @@ from imgbuild.options import ProgressMode
 )
 @progress_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the image's digest and nothing else.")
+@store_option
 def build_command(
     *,
     tags: tuple[str, ...],
@@ -52,12 +67,13 @@ def build_command(
     options = BuildOptions(
         **build_fields(tags=tags, outputs=tuple(output(text) for text in outputs), **flags)
     )
-    sink = progress_sinks.choose("quiet" if quiet else progress)
+    mode: ProgressMode = "quiet" if quiet else progress
     try:
-        result = api.build(options, events=sink)
-    finally:
-        close = getattr(sink, "close", None)
-        if close is not None:
-            close()
+        with shown(mode) as sink:
+            result = api.build(options, events=sink)
+    except StepFailedError as error:
+        if mode != "quiet":
+            error.output = b""  # it was shown while the step ran
+        raise
     if quiet:
         click.echo(result.digest)

@@ -31,7 +31,14 @@ def images_command(store: Path, as_json: bool) -> None:
     click.echo(f"{'NAME':{width}}  {'DIGEST':19}  {'CREATED':20}  SIZE")
     for i in found:
         short = i.digest[:19]
-        click.echo(f"{i.familiar:{width}}  {short}  {(i.created or '')[:19]:20}  {size(i.size)}")
+        click.echo(f"{i.familiar:{width}}  {short}  {_seconds(i.created):20}  {size(i.size)}")
+
+
+def _seconds(created: str | None) -> str:
+    """Return an RFC 3339 time without its fraction of a second."""
+    if not created:
+        return ""
+    return created[:19] + ("Z" if created.endswith("Z") else created[-6:])
 
 
 @click.command("inspect")

@@ -8,7 +8,7 @@ from types import FrameType
 
 import click
 
-from imgbuild.errors import ImgbuildError
+from imgbuild.errors import ImgbuildError, UsageError
 
 # name: (module, one line of help); the function is named like the command, with _command behind it.
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -24,6 +24,13 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "doctor": ("doctor", "Tell what this host allows, and what to change."),
     "reset": ("images", "Empty the local store."),
 }
+
+
+def _means_build(first: str) -> bool:
+    """Tell whether a command line that starts with `first` leaves the command out: a flag or a path."""
+    if first.startswith("-"):
+        return first not in {"--help", "-h", "--version"}
+    return first in {".", ".."} or "/" in first
 
 
 class CommandTable(click.Group):
@@ -46,9 +53,11 @@ class CommandTable(click.Group):
         if args[0] not in COMMANDS:
             from difflib import get_close_matches
 
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see imgbuild --help"
-            ctx.fail(f"no such command: {args[0]} ({hint})")
+            near = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.7)
+            raise UsageError(
+                f"no such command: {args[0]}",
+                hint=f"did you mean {near[0]}?" if near else "see imgbuild --help",
+            )
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -56,7 +65,9 @@ class CommandTable(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}:
+        if not args or args[0] == "help":
+            args = [*args[1:], "--help"]
+        elif _means_build(args[0]):
             args = ["build", *args]
         return super().parse_args(ctx, args)
 
@@ -78,6 +89,16 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
+def _refuse(error: click.ClickException) -> int:
+    """Show what click found wrong as every other error is shown; return the exit status."""
+    from imgbuild.cli import report
+
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "imgbuild"
+    message = error.format_message().rstrip(".")
+    return report.show(UsageError(message[:1].lower() + message[1:], hint=f"see {path} --help"))
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     signal.signal(signal.SIGTERM, _terminated)
@@ -86,8 +107,7 @@ def main(args: list[str] | None = None) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _refuse(error)
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return 130

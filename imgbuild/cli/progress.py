@@ -2,11 +2,13 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO, assert_never
 
 from imgbuild.cli import environment
 from imgbuild.cli.lines import LineSplitter
-from imgbuild.cli.text import sanitise, size
+from imgbuild.cli.text import ending, sanitise, size
 from imgbuild.events import (
     BuildFinished,
     BuildStarted,
@@ -49,9 +51,8 @@ class PlainProgress:
             case Notice():
                 self._print(f"notice: {event.message}")
             case BuildFinished():
-                self._print(f"{event.digest} built in {event.seconds:.1f}s")
-                for name in event.names:
-                    self._print(f"named {name}")
+                for line in ending(event):
+                    self._print(line)
             case _:
                 assert_never(event)
 
@@ -80,6 +81,18 @@ class PlainProgress:
 
     def _print(self, text: str) -> None:
         print(sanitise(text), file=self._out, flush=True)
+
+
+@contextmanager
+def shown(mode: ProgressMode) -> Iterator[EventSink]:
+    """Show events as `mode` says; the terminal is left as it was, also after an error."""
+    sink = choose(mode)
+    try:
+        yield sink
+    finally:
+        close = getattr(sink, "close", None)
+        if close is not None:
+            close()
 
 
 def choose(mode: ProgressMode) -> EventSink:

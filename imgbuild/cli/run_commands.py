@@ -11,14 +11,30 @@ from imgbuild.errors import ImgbuildError
 _OWN_FAILURE = 125
 
 
-@click.command("run", context_settings={"ignore_unknown_options": True})
+# Options end at IMAGE, as with docker: what follows it is the command's.
+@click.command("run", context_settings={"allow_interspersed_args": False})
+@click.option("--rm", is_flag=True, expose_value=False, help="For docker's sake: always so.")
+@click.option(
+    "-i",
+    "--interactive",
+    is_flag=True,
+    expose_value=False,
+    help="For docker's sake: standard input is always passed through.",
+)
+@click.option(
+    "-t",
+    "--tty",
+    is_flag=True,
+    expose_value=False,
+    help="For docker's sake: the command gets this terminal where there is one.",
+)
 @store_option
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run_command(store: Path, image: str, command: tuple[str, ...]) -> None:
     """Run IMAGE's command, or COMMAND, in a throw-away root.
 
-    Standard input and output are passed through and the exit status is kept; 125 says that
+    COMMAND takes the place of CMD and follows ENTRYPOINT, as with docker. Standard input and output are passed through and the exit status is kept; 125 says that
     imgbuild itself failed.
     """
     from imgbuild import api

@@ -1,11 +1,12 @@
 """Live progress on a terminal. rich is loaded with the first step that takes time, never for a cached build."""
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, TextIO, assert_never
 
 from imgbuild.cli.lines import LineSplitter
-from imgbuild.cli.text import sanitise, size
+from imgbuild.cli.text import ending, fit, sanitise, size
 from imgbuild.events import (
     BuildFinished,
     BuildStarted,
@@ -69,19 +70,19 @@ class TerminalProgress:
                 self._output(splitter.feed(b"", final=True))
         self._running.pop(f"step {event.number}", None)
         if event.verdict == "cached":
-            self._line(f"=> CACHED {event.name}", "cyan")
+            self._row("=> CACHED ", event.name, "", "cyan")
         elif event.verdict == "failed":
-            self._line(f"=> ERROR {event.name}  {event.seconds:.1f}s", "red")
+            self._row("=> ERROR ", event.name, f"  {event.seconds:.1f}s", "red")
             self._stop()
         else:
-            self._line(f"=> {event.name}  {event.seconds:.1f}s", "green")
+            self._row("=> ", event.name, f"  {event.seconds:.1f}s", "green")
         self._idle()
 
     def _transfer(self, event: TransferProgress) -> None:
         if event.done >= event.total:
             _, since = self._running.pop(event.what, ("", time.monotonic()))
             took = time.monotonic() - since
-            self._line(f"=> {event.what}  {size(event.total)}  {took:.1f}s", "green")
+            self._row("=> ", event.what, f"  {size(event.total)}  {took:.1f}s", "green")
             self._idle()
             return
         _, since = self._running.get(event.what, ("", time.monotonic()))
@@ -91,13 +92,22 @@ class TerminalProgress:
 
     def _end(self, event: BuildFinished) -> None:
         self._stop()
-        self._line(f"{event.digest} built in {event.seconds:.1f}s", "")
-        for name in event.names:
-            self._line(f"named {name}", "")
+        for line in ending(event):
+            self._line(line, "")
 
     def _output(self, lines: list[str]) -> None:
         for line in lines:
             self._line(f"   {sanitise(line, colours=True)}", "", raw=True)
+
+    def _row(self, head: str, text: str, tail: str, style: str) -> None:
+        self._line(fit(head, sanitise(text), tail, self._columns()), style)
+
+    def _columns(self) -> int | None:
+        """Return the width of the terminal, None where it is not known."""
+        try:
+            return os.get_terminal_size(self._out.fileno()).columns or None
+        except OSError:  # a file, or no descriptor at all
+            return None
 
     def _line(self, text: str, style: str, *, raw: bool = False) -> None:
         if self._console is not None:
@@ -144,7 +154,10 @@ class TerminalProgress:
         now = time.monotonic()
         with self._lock:
             rows = list(self._running.values())
-        lines = [f"-> {sanitise(text)}  {now - since:.1f}s" for text, since in rows]
+        columns = self._columns()
+        lines = [
+            fit("-> ", sanitise(text), f"  {now - since:.1f}s", columns) for text, since in rows
+        ]
         return Text("\n".join(lines), style="bold", overflow="ellipsis", no_wrap=True)
 
     def _idle(self) -> None:

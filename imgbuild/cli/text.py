@@ -2,6 +2,8 @@
 
 import re
 
+from imgbuild.events import BuildFinished
+
 # Colours (SGR) may stay; every other control sequence could move the cursor, set the
 # title or answer back (https://invisible-island.net/xterm/ctlseqs/ctlseqs.html).
 _SGR = re.compile(r"\x1b\[[0-9;]*m")
@@ -21,6 +23,24 @@ def sanitise(text: str, *, colours: bool = False) -> str:
     for colour, piece in zip(kept, pieces[1:], strict=True):
         out += (colour, piece)
     return "".join(out)
+
+
+_DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
+
+
+def fit(head: str, text: str, tail: str, columns: int | None) -> str:
+    """Return one row of `columns` (None: of any length): the digests of `text` cut short, then its end."""
+    text = _DIGEST.sub(r"\1", text)
+    room = None if columns is None else max(columns - len(head) - len(tail), 10)
+    if room is not None and len(text) > room:
+        text = text[: room - 1] + "…"
+    return f"{head}{text}{tail}"
+
+
+def ending(event: BuildFinished) -> tuple[str, str]:
+    """Return the last two lines of a build: what it made, and under which names."""
+    named = f"as {', '.join(event.names)}" if event.names else "without a name; -t NAME gives one"
+    return event.digest, f"built in {event.seconds:.1f}s {named}"
 
 
 def size(count: int) -> str:

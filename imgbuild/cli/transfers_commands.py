@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from imgbuild.cli import environment
-from imgbuild.cli import progress as progress_sinks
 from imgbuild.cli.arguments import progress_option, store_option
+from imgbuild.cli.progress import shown
 from imgbuild.options import ProgressMode
 
 
@@ -19,13 +19,9 @@ def pull_command(name: str, platform: str | None, store: Path, progress: Progres
     """Copy the image NAME from its registry into the local store."""
     from imgbuild import api
 
-    info = api.pull(
-        name,
-        platform=platform,
-        store=store,
-        registry=environment.registry_options(),
-        events=progress_sinks.choose(progress),
-    )
+    registry = environment.registry_options()
+    with shown(progress) as sink:
+        info = api.pull(name, platform=platform, store=store, registry=registry, events=sink)
     click.echo(f"{info.name}@{info.digest}")
 
 
@@ -38,11 +34,7 @@ def push_command(name: str, dest: str | None, store: Path, progress: ProgressMod
     """Copy the image NAME to its registry, or to DEST."""
     from imgbuild import api
 
-    digest = api.push(
-        name,
-        dest,
-        store=store,
-        registry=environment.registry_options(),
-        events=progress_sinks.choose(progress),
-    )
+    registry = environment.registry_options()
+    with shown(progress) as sink:
+        digest = api.push(name, dest, store=store, registry=registry, events=sink)
     click.echo(f"{dest or name}@{digest}")

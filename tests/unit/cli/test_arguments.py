@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from imgbuild.cli import arguments, environment
+from imgbuild.cli import arguments, environment, images_commands
 from imgbuild.cli.main import COMMANDS, CommandTable, command_line, main
-from imgbuild.errors import UsageError
+from imgbuild.errors import StepFailedError, UsageError
 from imgbuild.options import BuildOptions, Output
 
 
@@ -110,3 +110,84 @@ def test_every_build_option_has_a_flag_or_is_library_only() -> None:
     library_only = {"registry", "search_path"}
     for field in BuildOptions.__dataclass_fields__:
         assert renamed.get(field, field) in flags or field in library_only, field
+
+
+@pytest.mark.parametrize("path", [".", "..", "./does-not-exist", "/does/not/exist"])
+def test_a_path_without_a_command_means_build(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([path, "--no-such-flag"]) == 2
+    assert "hint: see imgbuild build --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["help"], ["Usage: imgbuild [OPTIONS]"]),
+        ([], ["Usage: imgbuild [OPTIONS]"]),
+        (["help", "run"], ["Usage: imgbuild run"]),
+        (["build", "--help"], ["Usage: imgbuild build [OPTIONS] [PATH]\n"]),
+    ],
+)
+def test_help_is_found(
+    args: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in words)
+
+
+def test_click_errors_look_like_all_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rm"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: missing argument 'NAMES...'",
+        "hint: see imgbuild rm --help",
+    ]
+
+
+def test_a_context_on_standard_input_is_refused_with_a_way_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["build", "-"]) == 2
+    assert "-f - PATH" in capsys.readouterr().err
+
+
+def test_a_build_context_without_a_source_is_told_its_form(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["build", "--build-context", "base", "."]) == 2
+    assert "NAME=SOURCE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--rm"], ["-it"], ["--rm", "-i", "-t"]])
+def test_what_follows_the_image_is_the_command(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, tuple[str, ...]]] = []
+
+    def run(image: str, command: tuple[str, ...], *, store: Path) -> int:  # noqa: ARG001
+        seen.append((image, command))
+        return 7
+
+    monkeypatch.setattr("imgbuild.api.run", run)
+    assert main(["run", *flags, "app", "ls", "--help", "--", "-h"]) == 7
+    assert seen == [("app", ("ls", "--help", "--", "-h"))]
+
+
+def test_output_that_was_shown_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise StepFailedError("failed", status=1, output=b"words")
+
+    monkeypatch.setattr("imgbuild.api.build", build)
+    assert main(["build", "--progress=plain", "."]) == 1
+    assert "words" not in capsys.readouterr().err
+    assert main(["build", "--quiet", "."]) == 1
+    assert "words" in capsys.readouterr().err
+
+
+def test_times_are_shown_to_the_second() -> None:
+    assert images_commands._seconds("2026-01-02T03:04:05.123456789Z") == "2026-01-02T03:04:05Z"
+    assert images_commands._seconds("2026-01-02T03:04:05.1+02:00") == "2026-01-02T03:04:05+02:00"
+    assert images_commands._seconds(None) == ""

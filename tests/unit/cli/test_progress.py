@@ -1,16 +1,25 @@
 import io
+import os
+import termios
+import time
+
+import pytest
 
 from imgbuild.cli.lines import LineSplitter
-from imgbuild.cli.progress import PlainProgress
+from imgbuild.cli.progress import PlainProgress, shown
+from imgbuild.cli.terminal import TerminalProgress
 from imgbuild.events import (
     BuildFinished,
     BuildStarted,
+    Event,
     Notice,
     StepFinished,
     StepOutput,
     StepStarted,
     TransferProgress,
 )
+
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 def test_lines_are_cut_at_newlines_and_carriage_returns() -> None:
@@ -50,6 +59,49 @@ def test_plain_progress_prints_every_event() -> None:
         "pulling layer (1kB)",
         "pulling layer done",
         "notice: take care",
-        "sha256:0 built in 2.0s",
-        "named docker.io/library/x:latest",
+        "sha256:0",
+        "built in 2.0s as docker.io/library/x:latest",
+    ]
+
+
+def test_a_build_without_a_name_says_how_to_give_one() -> None:
+    out = io.StringIO()
+    PlainProgress(out)(BuildFinished("sha256:0", (), 2.0))
+    assert out.getvalue().splitlines()[1] == "built in 2.0s without a name; -t NAME gives one"
+
+
+@pytest.mark.parametrize("event", [StepStarted(1, "RUN sleep"), TransferProgress("layer", 0, 9)])
+def test_the_terminal_is_left_as_it_was_after_an_error(
+    event: Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stderr", out)
+    with pytest.raises(ZeroDivisionError), shown("tty") as sink:
+        sink(event)
+        started = time.monotonic()
+        while HIDE_CURSOR not in out.getvalue():
+            assert time.monotonic() - started < 30, "what runs is never shown"
+            time.sleep(0.02)
+        raise ZeroDivisionError
+    assert out.getvalue().rindex(SHOW_CURSOR) > out.getvalue().rindex(HIDE_CURSOR)
+
+
+def test_rows_fit_the_terminal() -> None:
+    reader, writer = os.openpty()
+    try:
+        termios.tcsetwinsize(reader, (24, 40))
+        with open(writer, "w", closefd=False) as out:
+            sink = TerminalProgress(out)
+            sink(StepFinished(1, f"[1/2] FROM base@sha256:{'a' * 64}", "cached", 0.0))
+            sink(StepFinished(2, f"[2/2] RUN {'x' * 80}", "done", 1.25))
+        seen = b""
+        while not seen.endswith(b"\n") or seen.count(b"\n") < 2:
+            seen += os.read(reader, 4096)
+        rows = seen.decode().splitlines()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert [row.split("m", 1)[1].removesuffix("\x1b[0m") for row in rows] == [
+        "=> CACHED [1/2] FROM base@sha256:aaaaaa…",
+        f"=> [2/2] RUN {'x' * 20}…  1.2s",
     ]
