@@ -28,6 +28,7 @@ _TYPES: dict[bytes, _Plain] = {
     b"6": "fifo",
 }
 _EMPTY_DIGEST = Digest("sha256:" + hashlib.sha256().hexdigest())
+LONGEST_NAME = 255  # bytes, on every Linux file system
 _EXTENSIONS = {b"x", b"X", b"g", b"L", b"K"}
 
 
@@ -35,14 +36,15 @@ class Limits(NamedTuple):
     """What an archive may cost: far above any image, far below what hurts.
 
     `total` is the archive's size in bytes, `header` of one PAX header or long name; `path`
-    is the length of a name in bytes, `depth` the number of its components.
+    is the length of a name in bytes, `depth` the number of its components. The writer keeps to
+    the same limits, so that nothing is written that could not be read again.
     """
 
     entries: int = 1_000_000
     total: int = 1 << 40
     header: int = 1 << 20
     path: int = 4096
-    depth: int = 256
+    depth: int = 1024
 
 
 class Content:
@@ -306,9 +308,14 @@ def _path(name: bytes, limits: Limits) -> ImagePath:
             f"the archive has a name that leads out of it: {name!r}",
             hint="this is how hostile archives attack; get it from somewhere else",
         )
-    if len(parts) > limits.depth or any(len(part) > 255 for part in parts):
+    if len(parts) > limits.depth or any(map(_too_long, parts)):
         raise ImageError(f"the archive has a name too deep or too long: {name[:80]!r}")
     return b"/".join(parts)
+
+
+def _too_long(part: bytes) -> bool:
+    """Tell whether no file can have this name; a marker's is longer than what it marks."""
+    return len(part.removeprefix(whiteouts.PREFIX)) > LONGEST_NAME
 
 
 def _link(kind: _Plain, path: ImagePath, link: bytes, limits: Limits) -> bytes:

@@ -11,6 +11,7 @@ from imgbuild.errors import ImageError
 from imgbuild.layer import pax, ustar, whiteouts, xattrs
 from imgbuild.layer.entry import Entry, ImagePath, sort_key
 from imgbuild.layer.stream import CHUNK, Readable
+from imgbuild.layer.tarread import LONGEST_NAME, Limits
 from imgbuild.oci.digest import Digest
 
 _FLAGS = {
@@ -39,11 +40,14 @@ class TarWriter:
         write: Callable[[bytes], object],
         index: Callable[[Entry], object] | None = None,
         clamp: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._write = write
         self._index = index
         self._clamp = clamp
+        self._limits = limits or Limits()
         self._offset = 0
+        self._entries = 0
         self._last: list[bytes] = []
 
     def add(self, entry: Entry, content: Readable | None = None, *, vouched: bool = False) -> None:
@@ -103,7 +107,26 @@ class TarWriter:
             )
         if (entry.size != 0 and entry.type != "file") or entry.size < 0:
             raise ValueError(f"{entry.type} {path!r} has size {entry.size}")
+        self._check_limits(entry, key)
         self._last = key
+
+    def _check_limits(self, entry: Entry, key: list[bytes]) -> None:
+        limits = self._limits
+        self._entries += 1
+        room = limits.path - len(whiteouts.PREFIX)
+        if len(entry.path) >= room or len(key) > limits.depth or len(key[-1]) > LONGEST_NAME:
+            raise ImageError(
+                f"a layer cannot hold {entry.path[:80]!r}...: its name is too long or too deep",
+                hint="remove or shorten that path before the step ends",
+            )
+        if self._entries > limits.entries:
+            raise ImageError(f"a layer cannot hold more than {limits.entries} files")
+        if self._offset + entry.size > limits.total:
+            raise ImageError(
+                f"a layer cannot hold {entry.path!r}: with its {entry.size} bytes"
+                f" the layer gets larger than {limits.total} bytes",
+                hint="a sparse file counts with its whole length; remove it before the step ends",
+            )
 
     def _add_file(
         self, entry: Entry, head: bytes, content: Readable | None, known: Digest | None

@@ -209,15 +209,29 @@ def _is_symlink(name: bytes, at: int) -> bool:
 
 
 def _remove_tree(name: bytes, at: int) -> None:
+    """Remove a directory with all below it, however deep links let an archive build it."""
     fd = os.open(name, _DIRECTORY, dir_fd=at)
+    levels = [(fd, name, _remove_files(fd))]  # with the directories still to be removed
     try:
-        with os.scandir(fd) as found:
-            entries = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in found]
-        for inner, is_dir in entries:
-            if is_dir:
-                _remove_tree(inner, fd)
-            else:
-                os.unlink(inner, dir_fd=fd)
+        while levels:
+            fd, name, left = levels[-1]
+            if left:
+                inner = left.pop()
+                below = os.open(inner, _DIRECTORY, dir_fd=fd)
+                levels.append((below, inner, _remove_files(below)))
+                continue
+            os.close(levels.pop()[0])
+            os.rmdir(name, dir_fd=levels[-1][0] if levels else at)
     finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=at)
+        for fd, _, _ in levels:
+            os.close(fd)
+
+
+def _remove_files(fd: int) -> list[bytes]:
+    """Remove what is no directory; return the names of those."""
+    with os.scandir(fd) as found:
+        entries = [(os.fsencode(e.name), e.is_dir(follow_symlinks=False)) for e in found]
+    for name, is_dir in entries:
+        if not is_dir:
+            os.unlink(name, dir_fd=fd)
+    return [name for name, is_dir in entries if is_dir]

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -486,6 +487,22 @@ def test_deep_trees_need_few_descriptors(root: Path) -> None:
     unpack_again = archive(member(b"x", records={b"path": path}, content=b"file"))
     unpack(root, unpack_again)
     assert not (root / "d" / "d").is_file()
+
+
+def test_a_tree_that_links_made_deep_can_be_replaced(root: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        inside, parts = b"d", []
+        for number in range(30):
+            inside += b"/d" * 100
+            link = b"l%d" % number
+            parts += [member(inside + b"/", b"5"), member(link, b"2", link=inside)]
+            inside = link
+        unpack(root, archive(*parts, member(b"d", content=b"file")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (root / "d").read_bytes() == b"file"
 
 
 def test_no_module_for_foreign_formats_is_loaded() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imgbuild.errors import ImageError
 from imgbuild.layer.entry import Entry, sort_key
-from imgbuild.layer.tarread import scan
+from imgbuild.layer.tarread import Limits, read_tar, scan
 from imgbuild.layer.tarwrite import TarWriter
 from imgbuild.oci.digest import digest_bytes
 
@@ -62,7 +62,7 @@ def test_plain_entries_need_no_pax() -> None:
 
 
 def test_no_names_of_users_and_no_other_times() -> None:
-    (member,) = members(written(Entry(b"x" * 300, "file", mtime=-5))[0])
+    (member,) = members(written(Entry(b"x" * 255, "file", mtime=-5))[0])
     assert (member.uname, member.gname) == ("", "")
     assert set(member.pax_headers) == {"path", "mtime"}
 
@@ -299,3 +299,39 @@ def test_vouched_content_is_not_hashed_again(size: int) -> None:
     assert index[0].digest == other
     with pytest.raises(ImageError, match="changed while it was read"):
         writer.add(Entry(b"g", "file", size=size, digest=other), io.BytesIO(bytes(size)))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (b"/".join([b"d"] * 1000), "dir"),
+        (b"/".join([b"x" * 255] * 15), "file"),
+        # Its marker is longer than any name of a file.
+        (b"d/" + b"x" * 255, "whiteout"),
+    ],
+)
+def test_what_is_written_at_the_limits_can_be_read(path: bytes, kind: Any) -> None:
+    data, _ = written(Entry(path, kind))
+    assert [(e.path, e.type) for e, _ in read_tar(io.BytesIO(data))] == [(path, kind)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (Entry(b"/".join([b"d"] * 1025), "dir"), "too long or too deep"),
+        (Entry(b"/".join([b"x" * 255] * 16), "file"), "too long or too deep"),
+        (Entry(b"x" * 256, "file"), "too long or too deep"),
+        (Entry(b"sparse", "file", size=1 << 62), "larger than"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(entry: Entry, words: str) -> None:
+    with pytest.raises(ImageError, match=words):
+        written(entry)
+
+
+def test_too_many_entries_are_not_written() -> None:
+    writer = TarWriter(lambda _: None, limits=Limits(entries=2))
+    writer.add(Entry(b"a", "dir"))
+    writer.add(Entry(b"b", "dir"))
+    with pytest.raises(ImageError, match="more than 2"):
+        writer.add(Entry(b"c", "dir"))
