@@ -29,6 +29,7 @@ _CLIENT = "imgbuild"
 _MAX_TOKEN_REPLY = 1 << 20
 # token.md: a token without expires_in lasts 60 seconds, and none lasts less.
 _SHORTEST_LIFE = 60.0
+_LONGEST_LIFE = 86400.0
 _MARGIN = 15.0
 # A token is fresh enough for a long upload while it has most of its life before it.
 _FRESH = 0.8
@@ -194,7 +195,8 @@ class Authenticator:
                 f"{without_query(reply.url)} gave no token for registry {self._host}",
                 hint="the registry's token server does not keep to the protocol",
             )
-        seconds = float(life) if isinstance(life, int | float) else _SHORTEST_LIFE
+        # No token lives for longer than a day; JSON numbers may be larger than any float.
+        seconds = min(life, _LONGEST_LIFE) if isinstance(life, int | float) else _SHORTEST_LIFE
         return Token(f"Bearer {value}", born, max(seconds, _SHORTEST_LIFE))
 
     def _raise_refused(self, reply: Reply, credential: Credential | None) -> None:

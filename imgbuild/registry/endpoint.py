@@ -1,7 +1,7 @@
 """Where a registry is: hosts, origins, and when plain http may be spoken."""
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from imgbuild.oci.reference import HUB
 
@@ -96,7 +96,18 @@ def may_ask_for_token(realm: str, base: str) -> bool:
     return host == own or not is_private(host) or is_private(own)
 
 
+def join(base: str, location: str) -> str:
+    """Return where a server's `location` leads; one that is no URL comes back as it is."""
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        return location
+
+
 def without_query(url: str) -> str:
     """Return `url` as it may be shown: signatures and user names are left out."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a malformed URL"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 from threading import Lock
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from imgbuild.errors import RegistryError
 from imgbuild.events import EventSink, Notice
@@ -16,6 +16,7 @@ from imgbuild.registry.credentials import Credential, find_credential
 from imgbuild.registry.endpoint import (
     hostname,
     is_loopback,
+    join,
     may_go,
     same_origin,
     wire_host,
@@ -97,7 +98,7 @@ class Exchange:
     ) -> Reply:
         """Ask once; a passing trouble raises `Again`. `fresh` is for requests that take long."""
         base = self._find_base()
-        url = urljoin(base, where)
+        url = join(base, where)
         self._check_target(url, base)
         request = Request(method, url, headers or {}, None, body)
         reply = self._authorized(request, base, grants, fresh=fresh)
@@ -229,7 +230,11 @@ class Exchange:
         location = reply.headers.get("Location", "")
         if not location:
             return ""
-        url, base = urlsplit(urljoin(reply.url, location)), urlsplit(self._find_base())
+        target, base = join(reply.url, location), urlsplit(self._find_base())
+        try:
+            url = urlsplit(target)
+        except ValueError:
+            return target  # refused when it is used
         if url.netloc == base.netloc:
             url = url._replace(scheme=base.scheme)
         return url.geturl()

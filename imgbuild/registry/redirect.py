@@ -1,9 +1,7 @@
 """Following redirects without taking the credentials along."""
 
-from urllib.parse import urljoin
-
 from imgbuild.errors import RegistryError
-from imgbuild.registry.endpoint import may_go, same_origin, without_query
+from imgbuild.registry.endpoint import join, may_go, same_origin, without_query
 from imgbuild.registry.transport import Reply, Request, Transport
 
 _MOVED = frozenset({301, 302, 303, 307, 308})
@@ -23,7 +21,7 @@ def follow(transport: Transport, request: Request, base: str) -> Reply:
         if not location or not _is_followed(reply.status, request.method):
             return reply
         reply.finish()
-        target = urljoin(reply.url, location)
+        target = join(reply.url, location)
         elsewhere = not same_origin(target, request.url)
         # The form that asks for a token holds a secret in its body.
         leaks = elsewhere and request.method == "POST" and request.body is not None

@@ -1,6 +1,7 @@
 """Who is let in, and that credentials go to nobody else."""
 
 import base64
+import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -317,7 +318,14 @@ def test_token_request_is_not_redirected_with_its_secret(
 
 
 @pytest.mark.parametrize(
-    "realm", ["http://registry.example/token", "ftp://x/token", "nonsense", "http://127.0.0.1:x/"]
+    "realm",
+    [
+        "http://registry.example/token",
+        "ftp://x/token",
+        "nonsense",
+        "http://127.0.0.1:x/",
+        "http://[::1",
+    ],
 )
 def test_unsafe_realm_gets_nothing(
     realm: str, fake: FakeRegistry, connect: Connect, login: Login
@@ -334,7 +342,9 @@ def test_redirects_end(fake: FakeRegistry, connect: Connect) -> None:
     assert len(fake.seen("GET", "/blobs/")) == 11
 
 
-@pytest.mark.parametrize("target", ["http://storage.example/x", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "target", ["http://storage.example/x", "file:///etc/passwd", "http://[::1"]
+)
 def test_redirect_off_https_is_refused(target: str, fake: FakeRegistry, connect: Connect) -> None:
     fake.redirect("GET", "/blobs/", target)
     with pytest.raises(RegistryError, match="not allowed"):
@@ -351,6 +361,21 @@ def test_token_server_that_talks_nonsense(
     fake.fail("GET", "/token", 200, body=answer, times=9)
     with pytest.raises(RegistryError, match="gave no token"):
         connect(fake.host).open(LAYER)
+
+
+@pytest.mark.parametrize("life", [b"9" * 400, b"1e999", b"NaN", b"-5", b"true"])
+def test_lives_of_tokens_that_cannot_be(life: bytes, fake: FakeRegistry, connect: Connect) -> None:
+    fake.auth = "bearer"
+    fake.fail("GET", "/token", 200, body=b'{"token": "x", "expires_in": %b}' % life, times=9)
+    with pytest.raises(AuthenticationError):
+        connect(fake.host).open(LAYER)
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "//[", "http://127.0.0.1:x/"])
+def test_uploads_do_not_go_nowhere(location: str, fake: FakeRegistry, connect: Connect) -> None:
+    fake.fail("POST", "/uploads/", 202, headers={"Location": location}, times=9)
+    with pytest.raises(RegistryError, match="not allowed"):
+        connect(fake.host).put(LAYER, lambda: io.BytesIO(BLOB))
 
 
 def test_token_server_in_trouble_is_asked_again(
