@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, assert_never
 
 from imgbuild.dockerfile.instructions import Add, Arg, Copy, Run, Workdir
-from imgbuild.errors import ImgbuildError
+from imgbuild.errors import DockerfileError, ImgbuildError
 from imgbuild.oci.config import HistoryEntry
 from imgbuild.plan.copying import plan_copy
 from imgbuild.plan.fold import Config
@@ -131,9 +131,8 @@ class StageWork:
     def _run(self, run: Run, name: str) -> RunStep:
         refuse_run_features(run)
         argv = self._config.command_line(run.command)
-        network = self._network
-        if run.network in {"host", "none"}:
-            network = "host" if run.network == "host" else "none"
+        if not argv or not argv[0]:
+            raise DockerfileError("RUN has no command", hint='write RUN ["program", "argument"]')
         values = self._scope.values
         return RunStep(
             span=run.span,
@@ -144,8 +143,23 @@ class StageWork:
             hidden_env=tuple(pair for pair in self._scope.hidden if pair[0] not in values),
             cwd=clean(self._config.working_dir),
             user=self._config.user,
-            network=network,
+            network=self._network_of(run),
         )
+
+    def _network_of(self, run: Run) -> NetworkMode:
+        match run.network:
+            case "none":
+                return "none"
+            case "host":
+                # A Dockerfile must not take what the caller withheld.
+                if self._network == "none":
+                    raise DockerfileError(
+                        "RUN --network=host is not allowed by --network=none",
+                        hint="build without --network=none when you trust this Dockerfile",
+                    )
+                return "host"
+            case _:
+                return self._network
 
     def _copy(self, instruction: Copy | Add, name: str, find_source: Sources) -> CopyStep:
         source: Source = ContextSource()

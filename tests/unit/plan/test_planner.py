@@ -287,6 +287,35 @@ def test_run_in_exec_form_and_without_a_working_directory() -> None:
     assert run.created_by == "RUN a b c # buildkit"
 
 
+@pytest.mark.parametrize(
+    ("given", "written", "network"),
+    [
+        ("default", "", "default"),
+        ("default", "--network=default", "default"),
+        ("default", "--network=host", "host"),
+        ("host", "--network=none", "none"),
+        ("none", "", "none"),
+        ("none", "--network=default", "none"),
+    ],
+)
+def test_the_network_of_a_run(given: str, written: str, network: str) -> None:
+    run = target(f"FROM debian\nRUN {written} make\n", network=given).steps[-1]
+    assert isinstance(run, RunStep)
+    assert run.network == network
+
+
+def test_a_run_cannot_take_the_network_that_the_caller_withheld() -> None:
+    found = error("FROM debian\nRUN --network=host make\n", network="none")
+    assert found.message == "RUN --network=host is not allowed by --network=none"
+    assert found.span == Span("Dockerfile", 2, 2)
+
+
+@pytest.mark.parametrize("line", ["RUN []", 'RUN [""]', 'RUN ["", "x"]'])
+def test_a_run_without_a_command(line: str) -> None:
+    found = error(f"FROM debian\n{line}\n")
+    assert (found.message, found.span) == ("RUN has no command", Span("Dockerfile", 2, 2))
+
+
 def test_run_text_is_not_expanded() -> None:
     run = target("FROM debian\nENV A=1\nRUN echo $A '${B}'\n").steps[-1]
     assert isinstance(run, RunStep)
