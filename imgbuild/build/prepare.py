@@ -18,6 +18,7 @@ from imgbuild.errors import ContextError, UsageError
 from imgbuild.events import EventSink
 from imgbuild.oci.platform import parse_platform
 from imgbuild.options import BuildOptions
+from imgbuild.plan.epoch import NAME as SOURCE_DATE_EPOCH
 from imgbuild.plan.model import BuildPlan
 from imgbuild.plan.options import PlanOptions
 from imgbuild.plan.planner import make_plan
@@ -51,10 +52,13 @@ def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) 
     dockerfile = parse(data, name)
     directories = directory_contexts(options.build_contexts)
     host = host_platform()
+    clamp = options.source_date_epoch
+    # As buildx: a Dockerfile sees the time by `ARG SOURCE_DATE_EPOCH`.
+    epoch = {} if clamp is None else {SOURCE_DATE_EPOCH: str(clamp)}
     plan_options = PlanOptions(
         platform=parse_platform(options.platform, host) if options.platform else host,
         build_platform=host,
-        build_args=options.build_args,
+        build_args={**epoch, **options.build_args},
         labels=options.labels,
         target=options.target,
         network=options.network,
@@ -64,7 +68,6 @@ def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) 
     lookup = Lookup(store, options.build_contexts, pull, events, options.search_path, options.pull)
     bases = Bases(lookup)
     plan = make_plan(dockerfile, plan_options, bases.resolve)
-    clamp = options.source_date_epoch
     named: dict[str, Callable[[], ContextTree]] = {
         key: partial(open_context, path) for key, path in directories.items()
     }
@@ -73,7 +76,8 @@ def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) 
         rootfs=Rootfs(store, options.search_path),
         open_context=open_contexts(lambda: open_context(options.context, place), named),
         events=events,
-        clamp=plan.source_date_epoch if clamp is None else clamp,
+        # A build argument wins, as with buildx.
+        clamp=plan.source_date_epoch,
         no_cache=options.no_cache,
         fresh=frozenset(bases.fresh),
         source=dockerfile.source,

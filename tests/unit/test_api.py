@@ -71,6 +71,22 @@ def test_text_will_do_for_paths_and_lists_for_tuples(
     assert tarfile.is_tarfile(tmp_path / "image.tar")
 
 
+@pytest.mark.parametrize(
+    ("given", "argument", "seen"), [(5, None, "5"), (5, "7", "7"), (None, "7", "7")]
+)
+def test_the_epoch_is_a_build_argument_as_well(
+    context: Path, store: Path, given: int | None, argument: str | None, seen: str
+) -> None:
+    (context / "Dockerfile").write_text(
+        "FROM scratch\nARG SOURCE_DATE_EPOCH\nCOPY f /\nLABEL at=$SOURCE_DATE_EPOCH\n"
+    )
+    arguments = {} if argument is None else {"SOURCE_DATE_EPOCH": argument}
+    imgbuild.build(context, store=store, tags=["a"], source_date_epoch=given, build_args=arguments)
+    config = json.loads(imgbuild.inspect("a", store=store).config)
+    assert config["config"]["Labels"] == {"at": seen}
+    assert config["created"] == f"1970-01-01T00:00:0{seen}Z"
+
+
 def test_one_name_is_no_list_of_letters(context: Path, store: Path) -> None:
     assert imgbuild.build(context, store=store, tags="ab").names == ("docker.io/library/ab:latest",)
 
