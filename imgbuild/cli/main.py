@@ -95,7 +95,7 @@ def _refuse(error: click.ClickException) -> int:
 
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "imgbuild"
-    message = error.format_message().rstrip(".")
+    message = error.format_message().replace(". (Did", " (did").rstrip(".")
     return report.show(UsageError(message[:1].lower() + message[1:], hint=f"see {path} --help"))
 
 

@@ -137,6 +137,13 @@ def test_help_is_found(
     assert all(word in out for word in words)
 
 
+def test_a_misspelt_flag_is_answered_with_suggestions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--tagg", "x", "."]) == 2
+    error = capsys.readouterr().err
+    assert "--tagg" in error
+    assert "--target" in error
+
+
 def test_click_errors_look_like_all_others(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rm"]) == 2
     assert capsys.readouterr().err.splitlines() == [
