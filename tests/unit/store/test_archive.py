@@ -27,7 +27,8 @@ def unpack(archive: Path, into: Path) -> Path:
         for member in tar:
             assert (member.uid, member.gid, member.mtime, member.uname) == (0, 0, 0, "")
             assert member.isdir() or member.isreg()
-        tar.extractall(into, filter="data")
+        # Python 3.11.3 and older have no filters.
+        tar.extractall(into, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return into
 
 
