@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
 from imgbuild.build.finish import history_entry, timestamp, write_image
+from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.errors import ContextError, ImgbuildError
 from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
@@ -249,6 +250,7 @@ class _Engine:
         from imgbuild.build.runstep import RunContext, run_layer
 
         accounts = progress.accounts or Accounts()
+        platform = progress.stage.config.platform
         context = RunContext(
             self._inputs.events,
             len(self._outcomes) + 1,
@@ -256,6 +258,7 @@ class _Engine:
             self._inputs.rootfs.single_id,
             self._maker,
             accounts,
+            "" if platform.matches(host_platform()) else str(platform),
         )
         with self._roots().workspace(progress.layers) as workspace:
             layer = run_layer(step, workspace, context)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from imgbuild.build import users
 from imgbuild.build.accounts import Accounts
 from imgbuild.build.commit import LayerMaker
+from imgbuild.build.remedies import remedy
 from imgbuild.dockerfile.quoting import quote
 from imgbuild.errors import StepFailedError
 from imgbuild.events import EventSink, StepOutput
@@ -22,14 +23,13 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TAIL = 64 << 10
 _CHUNK = 64 << 10
 
-_SINGLE_HINT = (
-    "only one user id is mapped here, so commands that change owners or users fail; "
-    "give this user ranges in /etc/subuid and /etc/subgid (see `imgbuild doctor`)"
-)
-
 
 class RunContext(NamedTuple):
-    """What a RUN needs beside its step; `number` is its number in events."""
+    """What a RUN needs beside its step.
+
+    `number` is its number in events; `foreign` the platform of the image when it is not this
+    machine's, else empty.
+    """
 
     events: EventSink
     number: int
@@ -37,6 +37,7 @@ class RunContext(NamedTuple):
     single_id: bool
     make_layer: Callable[[], LayerMaker]
     accounts: Accounts
+    foreign: str = ""
 
 
 def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer:
@@ -50,7 +51,7 @@ def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer
             f"process {_shown(step)} did not complete successfully: exit code: {status}",
             status=status,
             output=tail,
-            hint=_hint(context, status),
+            hint=remedy(status, tail, single_id=context.single_id, foreign=context.foreign),
             span=step.span,
         )
     with context.make_layer() as maker:
@@ -63,14 +64,6 @@ def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer
         layer = maker.finish()
     workspace.keep(layer.diff_id)
     return layer
-
-
-def _hint(context: RunContext, status: int) -> str | None:
-    if context.single_id:
-        return _SINGLE_HINT
-    if status == 137:
-        return "it was killed (SIGKILL): the machine may have run out of memory"
-    return None
 
 
 def _shown(step: RunStep) -> str:
