@@ -39,7 +39,12 @@ def progress_option(function: F) -> F:
 def plan_options(function: F) -> F:
     """Add the flags that decide what is built; `build` and `plan` share them."""
     flags = [
-        click.argument("context", metavar="[PATH]", type=click.Path(path_type=Path), default="."),
+        click.argument(
+            "context",
+            metavar="[PATH]",
+            type=click.Path(path_type=Path, readable=False),
+            default=".",
+        ),
         click.option(
             "-f",
             "--file",
@@ -115,14 +120,17 @@ def build_fields(
             hint="a Dockerfile can come from there: -f - PATH",
         )
     given = (environment.build_arg(text) for text in build_args)
-    epoch = environment.source_date_epoch() if timestamp is None else None
+    if timestamp is None:
+        epoch = environment.source_date_epoch()
+    else:
+        epoch = environment.parse_epoch(timestamp, "--timestamp")
     return {
         "context": context,
         "dockerfile": dockerfile,
         "build_args": dict(pair for pair in given if pair is not None),
         "build_contexts": pairs(build_contexts, "--build-context", "NAME=SOURCE"),
         "labels": pairs(labels, "--label"),
-        "source_date_epoch": epoch if timestamp is None else environment.parse_epoch(timestamp),
+        "source_date_epoch": epoch,
         "registry": environment.registry_options(),
         "search_path": environment.search_path(),
         **rest,

@@ -24,12 +24,10 @@ def source_date_epoch() -> int | None:
     return parse_epoch(text) if text else None
 
 
-def parse_epoch(text: str) -> int:
-    """Read a number of seconds since 1970; raise `UsageError` with BuildKit's words."""
+def parse_epoch(text: str, name: str = "SOURCE_DATE_EPOCH") -> int:
+    """Read a number of seconds since 1970; raise `UsageError` with BuildKit's words and `name`."""
     if not text.isascii() or not text.isdigit():
-        raise UsageError(
-            f"invalid SOURCE_DATE_EPOCH: {text}", hint="give a number of seconds since 1970"
-        )
+        raise UsageError(f"invalid {name}: {text}", hint="give a number of seconds since 1970")
     return int(text)
 
 

@@ -198,3 +198,8 @@ def test_times_are_shown_to_the_second() -> None:
     assert images_commands._seconds("2026-01-02T03:04:05.123456789Z") == "2026-01-02T03:04:05Z"
     assert images_commands._seconds("2026-01-02T03:04:05.1+02:00") == "2026-01-02T03:04:05+02:00"
     assert images_commands._seconds(None) == ""
+
+
+def test_a_bad_time_names_the_flag_it_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--timestamp", "now", "."]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == "error: invalid --timestamp: now"
