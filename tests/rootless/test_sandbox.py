@@ -3,10 +3,12 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import cast
 import pytest
 
 from imgbuild.errors import SandboxError
+from imgbuild.sandbox.child.syscall_numbers import numbers
 from imgbuild.sandbox.idmap import IdMap, choose_idmap
 from imgbuild.sandbox.launch import launch
 from tests.rootless.scenarios import SCENARIOS
+from tests.support import machine_code
 from tests.support.bench import SEARCH_PATH, Bench
 from tests.support.users import PROJECT, Who, as_user, folder_of, interpreter, python_as
 
@@ -137,17 +141,62 @@ def test_close_ends_what_runs(tmp_path: Path) -> None:
         bench.run("true")
 
 
-def test_a_dead_worker_is_noticed(tmp_path: Path) -> None:
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(word) for word in tasks.read_text().split()]
+
+
+@pytest.mark.parametrize("victim", ["first process", "worker", "zygote"])
+def test_a_dead_part_of_the_session_is_noticed(tmp_path: Path, victim: str) -> None:
     session = launch(choose_idmap(SEARCH_PATH), _WORKER, [tmp_path])
-    below = _below(session._process.pid)
+    family = [session._process.pid]
+    family += _children(family[0])
+    family += _children(family[1])
+    assert len(family) == 3
+    below = _below(family[0])
+    killer = threading.Timer(
+        0.1, os.kill, (family[["first process", "worker", "zygote"].index(victim)], 9)
+    )
+    killer.start()
     with pytest.raises(SandboxError, match="ended"):
-        session.request(
-            "python", {"code": "import os, time; os.kill(os.getppid(), 9); time.sleep(9)"}
-        )
+        session.request("sleep", {"seconds": 9})
+    killer.join()
     with pytest.raises(SandboxError):
         session.request("echo", {})
     session.close()
     assert _left_after_a_second(below) == set()
+
+
+@pytest.mark.skipif(not machine_code.SUPPORTED, reason="cannot apply: programs are for x86_64")
+@pytest.mark.parametrize("victim", ["first process", "worker", "zygote", "step"])
+def test_a_command_that_disarms_its_signal_of_death_dies_too(tmp_path: Path, victim: str) -> None:
+    table = numbers("x86_64")
+    with Bench(tmp_path) as bench:
+        stubborn = bench.base / "stubborn"
+        # PR_SET_PDEATHSIG to none, a byte to show it, sleep without end.
+        calls = ((table["prctl"], 1, 0), (table["write"], 1, b"up", 2), (table["pause"],))
+        stubborn.write_bytes(machine_code.program(*calls))
+        stubborn.chmod(0o755)
+        bench.finish()
+        running, reading = bench.start(["/stubborn"])
+        assert os.read(reading, 2) == b"up"
+        line = [bench.session._process.pid]
+        while children := _children(line[-1]):
+            line.append(children[0])
+        assert len(line) == 5, "first process, worker, zygote, step, command"
+        os.kill(line[["first process", "worker", "zygote", "step"].index(victim)], 9)
+        if victim == "step":
+            assert running.wait() == 137
+        else:
+            with pytest.raises(SandboxError):
+                running.wait()
+            # Files of the bench belong to mapped ids: nothing can remove them now but root.
+            bench.session.close()
+            assert _left_after_a_second(set(line)) == set()
+            shutil.rmtree(tmp_path, ignore_errors=True)
+            tmp_path.mkdir(exist_ok=True)
+    assert _left_after_a_second(set(line)) == set()
+    os.close(reading)
 
 
 def test_overlays_without_the_new_mount_options(bench: Bench) -> None:

@@ -99,10 +99,17 @@ def _take_streams(fds: list[int], *, interactive: bool) -> None:
     syscalls.close_on_exec_from(3)
 
 
-def _change_root(root_fd: int) -> None:
+def forget_import_paths() -> None:
+    """Import nothing from now on.
+
+    Both processes of a step get the new root, the one that waits for the command as well.
+    """
     sys.path[:] = []
     sys.meta_path[:] = []
     sys.path_hooks[:] = []
+
+
+def _change_root(root_fd: int) -> None:
     os.fchdir(root_fd)
     syscalls.pivot_root(b".", b".")
     syscalls.umount(b".")

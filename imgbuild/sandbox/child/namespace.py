@@ -4,6 +4,10 @@ A fresh interpreter does this, since only a process with one thread may enter a 
 Then the interpreter is executed once more, from the read-only view: a command could otherwise
 reach the file of the interpreter through /proc/self/exe (CVE-2019-5736).
 
+The session also has PID numbers of its own, and the worker is their number 1: when it ends, however
+it ends, the kernel ends all that a session ever started. A command may disarm the signal that it
+would get at the end of its parent, or lose it by executing a set-uid program.
+
 Only what starts fast is imported here: no `typing`, `socket`, `json` or `enum`.
 """
 
@@ -36,15 +40,29 @@ def main() -> None:
 
         os.write(sock, json.dumps({"error": failed.to_json()}).encode())
         return
+    _continue_as_first(int(zygote_end), sock)
     again = _AGAIN.format(os.path.dirname(package))
     options = ("-SI", "-X", "utf8", "-c", again, zygote_end, worker_end)
     os.execve(sys.executable, [sys.executable, *options], {})  # noqa: S606 - ourselves
 
 
+def _continue_as_first(*sockets: int) -> None:
+    """Go on in a child, the first process of the PID namespace; this one waits for its end."""
+    me = os.pidfd_open(os.getpid())
+    first = os.fork()
+    if not first:
+        syscalls.die_with(me)
+        return
+    for fd in sockets:  # else nobody would see that the child is gone
+        os.close(fd)
+    status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+    os._exit(status if status >= 0 else 128 - status)
+
+
 def _enter(sock: int, own_map: bool) -> None:
     uid, gid = os.geteuid(), os.getegid()
     with naming("unshare"):
-        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID)
     if own_map:
         with naming("map"):
             _map_single(uid, gid)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from imgbuild.sandbox.child import overlay, syscalls, wire
-from imgbuild.sandbox.child.enter import become
+from imgbuild.sandbox.child.enter import become, forget_import_paths
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone
 from imgbuild.sandbox.child.stubs import Stubs
@@ -63,6 +63,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     with naming("stub"):
         stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in targets)])
     me = os.pidfd_open(os.getpid())
+    forget_import_paths()
     pid = os.fork()
     if not pid:
         mounts = list(zip(sources, targets, strict=True))
@@ -91,7 +92,8 @@ def _give_pipe(fd: int, uid: int, gid: int) -> None:
 def _enter_namespaces(zygote: int, control: socket.socket, *, own_network: bool) -> None:
     with naming("unshare"):
         syscalls.unshare(_NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0))
-    wire.send(control, {"map": True})
+    # By the number that /proc has for it: that of a namespace further out.
+    wire.send(control, {"map": int(os.readlink("/proc/self"))})
     if wire.receive(control) is None:
         os._exit(1)
     with naming("setid"):

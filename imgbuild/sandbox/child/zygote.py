@@ -103,17 +103,17 @@ class Zygote:
             return
         message = received[0]
         if "map" in message:
-            self._map(run)
+            self._map(run, message["map"])
         elif "pid" in message:
             run.first = message["pid"]
         elif run.error is None:
             run.error = message["error"]
 
-    def _map(self, run: _Run) -> None:
+    def _map(self, run: _Run, pid: int) -> None:
         """Write the id maps of a step's user namespace, as only its parent may."""
         try:
             for name in ("uid_map", "gid_map"):
-                with open(f"/proc/{run.pid}/{name}", "w") as file:
+                with open(f"/proc/{pid}/{name}", "w") as file:
                     file.write(f"0 {self._shift} {self._count}")
             wire.send(run.control, {"go": True})
         except OSError as problem:
