@@ -1,4 +1,4 @@
-"""File patterns of ignore files as regular expressions that match a whole path.
+"""File patterns of ignore files, and of COPY and ADD, as regular expressions.
 
 Source of the rules: github.com/moby/patternmatcher. `*` and `?` match anything but `/`, `**` any
 number of folders. Where moby hands part of a pattern to its regular expressions by accident (`\\d`,
@@ -38,6 +38,14 @@ def glob_expression(pattern: str) -> str:
     return "".join(out)
 
 
+def element_expression(pattern: str) -> str:
+    """Translate a pattern for one name, which has no slash: Go's filepath.Match alone.
+
+    Raises `BadPatternError`.
+    """
+    return _component(pattern, one_name=True)
+
+
 def _component_end(pattern: str, at: int) -> int:
     """Find where a run without `/` and `**` ends."""
     while at < len(pattern) and pattern[at] != "/" and not pattern.startswith("**", at):
@@ -57,8 +65,8 @@ def _suffix(text: str) -> str:
     return _ANY + re.escape(text)
 
 
-def _component(text: str) -> str:
-    """Translate a run without `/` and `**`."""
+def _component(text: str, *, one_name: bool = False) -> str:
+    """Translate a run without `/` and `**`, or with `one_name` all there is to match."""
     parts = [""]
     at = 0
     while at < len(text):
@@ -69,7 +77,7 @@ def _component(text: str) -> str:
         elif char == "?":
             parts[-1] += "[^/]"
         elif char == "[":
-            expression, at = _bracket(text, at - 1)
+            expression, at = _bracket(text, at - 1, reversible=one_name)
             parts[-1] += expression
         elif char == "\\":
             if at == len(text):
@@ -78,7 +86,8 @@ def _component(text: str) -> str:
             at += 1
         else:
             parts[-1] += re.escape(char)
-    if len(parts) < 3 or "[" in text:
+    # A class may match a slash, which a star must not pass.
+    if len(parts) < 3 or ("[" in text and not one_name):
         return "[^/]*".join(parts)
     # All but the last part can be taken where they are found first: matching stays linear.
     first, *middle, last = parts
@@ -86,20 +95,26 @@ def _component(text: str) -> str:
     return f"{first}{found}[^/]*{last}"
 
 
-def _bracket(text: str, start: int) -> tuple[str, int]:
-    """Translate the class at `start`; return where it ends, too. The rules are filepath.Match's."""
+def _bracket(text: str, start: int, *, reversible: bool = False) -> tuple[str, int]:
+    """Translate the class at `start`; return where it ends, too. The rules are filepath.Match's.
+
+    A range such as `z-a` is an error in moby's regular expressions, and empty where `reversible`.
+    """
     at = start + 1
     negated = text.startswith("^", at)
-    at += negated
+    at = first = at + negated
     ranges: list[str] = []
-    while not (ranges and text.startswith("]", at)):
+    while not (at > first and text.startswith("]", at)):
         low, at = _class_char(text, at)
         high = low
         if text.startswith("-", at):
             high, at = _class_char(text, at + 1)
-        if low > high:
+        if low <= high:
+            ranges.append(f"{re.escape(low)}-{re.escape(high)}")
+        elif not reversible:
             raise BadPatternError("syntax error in pattern")
-        ranges.append(f"{re.escape(low)}-{re.escape(high)}")
+    if not ranges:
+        return ("(?s:.)" if negated else "(?!)"), at + 1
     return f"[{'^' if negated else ''}{''.join(ranges)}]", at + 1
 
 

@@ -32,11 +32,26 @@ TABLE = VECTORS / "dockerignore" / "filepath_match_table.json"
         ("[-x]", "x", False),
         ("[x-]", "x", False),
         ("a\\", "a", False),
+        ("[c-ab]x", "bx", True),
+        ("[^c-a]x", "bx", True),
+        ("*[c-a]*", "abc", False),
         ("*", "line\nbreak", True),
+        ("a**b*", "abc", True),
+        ("*a*[bc]*d", "xaxcxd", True),
+        ("*a*[bc]*d", "xaxcxdx", False),
+        ("*ab*ab", "xabab", True),
+        ("*ab*ab", "xab", False),
     ],
 )
 def test_one_element_matches_as_in_go(pattern: str, name: str, matches: bool) -> None:
     assert match(pattern.encode(), name.encode()) is matches
+
+
+@pytest.mark.parametrize("part", [b"*a", b"*[a]"])
+def test_a_pattern_cannot_keep_a_build_busy(part: bytes) -> None:
+    """Tried one way after the other, this would take longer than the universe has existed."""
+    assert not match(part * 60 + b"*b", b"a" * 255)
+    assert match(part * 60 + b"*b", b"a" * 254 + b"b")
 
 
 def test_names_that_are_no_text_match() -> None:
@@ -73,3 +88,11 @@ def test_go_s_own_table() -> None:
 )
 def test_a_backslash_hides_a_wildcard(element: bytes, wild: bool) -> None:
     assert has_wildcard(element) is wild
+
+
+def test_many_stars_do_not_take_for_ever() -> None:
+    name = b"a" * 200
+    assert not match(b"*a" * 60 + b"b", name)
+    assert match(b"*a" * 60, name)
+    assert match(b"*a*b*", b"xxaxxaxxb")
+    assert not match(b"*ab*ab", b"xabx")
