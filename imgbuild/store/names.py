@@ -14,10 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from imgbuild.errors import ImageError, NameNotFoundError, StoreError
+from imgbuild.errors import ImageError, NameNotFoundError, StoreError, UsageError
 from imgbuild.oci import media_types
 from imgbuild.oci.codec import descriptor_from_json, descriptor_to_json, dump_indented, load_object
 from imgbuild.oci.descriptor import Descriptor
+from imgbuild.oci.reference import parse_reference
 from imgbuild.store.failure import explained
 from imgbuild.store.locks import locked
 from imgbuild.store.paths import StorePaths
@@ -108,9 +109,18 @@ class NameStore:
     def _unknown(self, name: str, known: Sequence[str]) -> NameNotFoundError:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, [item for item in known if item], n=1)
+        # What all names begin and end with makes none of them similar.
+        near = get_close_matches(_short(name), [_short(item) for item in known if item], n=1)
         hint = f"did you mean {near[0]}?" if near else "see `imgbuild images` for what is there"
         return NameNotFoundError(f"no such image: {name}", hint=hint)
+
+
+def _short(name: str) -> str:
+    """Return a name as people write it, as far as it is one."""
+    try:
+        return parse_reference(name).familiar.removesuffix(":latest")
+    except UsageError:
+        return name
 
 
 def read_index(path: Path) -> dict[str, Any]:

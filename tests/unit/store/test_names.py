@@ -80,7 +80,7 @@ def test_an_unknown_name_suggests_a_similar_one(store: Store) -> None:
     store.names.tag("docker.io/library/my-python-image:latest", add(store))
     with pytest.raises(NameNotFoundError) as caught:
         store.names.resolve("docker.io/library/my-pyton-image:latest")
-    assert caught.value.hint == "did you mean docker.io/library/my-python-image:latest?"
+    assert caught.value.hint == "did you mean my-python-image?"
     with pytest.raises(NameNotFoundError, match="no such image: x") as caught:
         store.names.resolve("x")
     assert caught.value.hint is not None
