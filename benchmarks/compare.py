@@ -52,7 +52,7 @@ class Buildah:
 
     def __init__(self, work: Path, debian: str | None, layout: Path) -> None:
         self.options = ["--root", str(work / "buildah"), "--runroot", str(work / "buildah-run")]
-        self.layouts = {False: f"{layout}:base", True: debian}
+        self.layouts = {False: f"{layout}:latest", True: debian}
 
     def build(self, context: Path, cached: bool, debian: bool) -> None:
         command = ["buildah", *self.options, "build", "--layers", "--isolation", "chroot"]
@@ -64,7 +64,7 @@ class Docker:
     name = "docker"
 
     def __init__(self, work: Path, debian: str | None, layout: Path) -> None:  # noqa: ARG002
-        self.layouts = {False: f"{layout}:base", True: debian}
+        self.layouts = {False: f"{layout}:latest", True: debian}
 
     def build(self, context: Path, cached: bool, debian: bool) -> None:
         command = ["docker", "buildx", "build", "--progress", "plain"]
