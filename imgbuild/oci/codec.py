@@ -25,6 +25,19 @@ def load_object(data: bytes, what: str) -> dict[str, Any]:
         raise ImageError(f"{what} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise ImageError(f"{what} is not a JSON object")
+    if b"\\ud" in data.lower():
+        return expect(_without_halves(value), dict, what)
+    return value
+
+
+def _without_halves(value: Any) -> Any:
+    """Replace what is half a character, and stands for no byte, as Go does when it reads JSON."""
+    if isinstance(value, str):
+        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in value)
+    if isinstance(value, list):
+        return [_without_halves(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_halves(key): _without_halves(item) for key, item in value.items()}
     return value
 
 

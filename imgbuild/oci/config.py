@@ -143,7 +143,7 @@ def _parse_run(data: Mapping[str, Any]) -> RunConfig:
         entrypoint=string_list(data.get("Entrypoint"), "Entrypoint"),
         cmd=string_list(data.get("Cmd"), "Cmd"),
         volumes=tuple(optional(data.get("Volumes"), dict, "Volumes", {})),
-        working_dir=optional(data.get("WorkingDir"), str, "WorkingDir", ""),
+        working_dir=_working_dir(data.get("WorkingDir")),
         labels=string_map(data.get("Labels"), "Labels"),
         stop_signal=optional(data.get("StopSignal"), str, "StopSignal", ""),
         args_escaped=optional(data.get("ArgsEscaped"), bool, "ArgsEscaped", False),
@@ -276,3 +276,10 @@ def check_history(config: ImageConfig) -> None:
         raise ImageError(
             f"the image's history names {filled} layers but it has {len(config.diff_ids)}"
         )
+
+
+def _working_dir(value: object) -> str:
+    path = optional(value, str, "WorkingDir", "")
+    if "\0" in path:
+        raise ImageError(f"WorkingDir is no path: {path!r}")
+    return path

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuild.oci.codec import dump_compact, dump_indented
+from imgbuild.oci.codec import dump_compact, dump_indented, load_object
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_text_is_written_as_go_does(value: object, written: bytes) -> None:
 def test_what_is_written_can_be_read(value: dict[str, str]) -> None:
     assert json.loads(dump_compact(value)) == value
     assert json.loads(dump_indented(value)) == value
+
+
+def test_half_characters_are_read_as_go_reads_them() -> None:
+    data = rb'{"a": ["\ud800", "\uD83D\ude00", "x\uDC80y"], "\udfff": {"b": "\ud801"}}'
+    found = load_object(data, "it")
+    assert found == {"a": ["\ufffd", "\U0001f600", "x\ufffdy"], "\ufffd": {"b": "\ufffd"}}

@@ -134,3 +134,8 @@ def test_history_has_to_count_the_layers() -> None:
     bad = ImageConfig(AMD64, diff_ids=(DIFF,), history=(HistoryEntry(empty_layer=True),))
     with pytest.raises(ImageError, match="names 0 layers but it has 1"):
         check_history(bad)
+
+
+def test_a_working_directory_with_a_nul_is_none() -> None:
+    with pytest.raises(ImageError, match="no path"):
+        parse_config(encode({**FULL, "config": {"WorkingDir": "/a\0b"}}))
