@@ -104,10 +104,11 @@ class Session:
         """Start a command. The descriptors may be closed as soon as this returns.
 
         They must not be terminals unless the spec is interactive (ValueError): a command could
-        type into a terminal.
+        type into a terminal. SandboxError for a command that nothing can execute.
         """
         if not spec.interactive and (os.isatty(stdout) or os.isatty(stderr)):
             raise ValueError("a command that is not interactive must not get a terminal")
+        spec.check()
         number, pending = self._await()
         self._send(self._zygote, {"id": number, "spec": spec.to_json()}, (stdin, stdout, stderr))
         return Running(self, number, pending)

@@ -1,7 +1,12 @@
 """What a sandboxed process gets: plain values that travel as JSON to the child."""
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from imgbuild.errors import SandboxError
+
+_MOST_GROUPS = 65536  # NGROUPS_MAX
 
 # docker's default set; RUN gets these inside its own user namespace.
 DEFAULT_CAPABILITIES = [
@@ -63,5 +68,33 @@ class SandboxSpec:
     capabilities: tuple[str, ...] = tuple(DEFAULT_CAPABILITIES)
     interactive: bool = False
 
+    def check(self) -> None:
+        """Raise `SandboxError` for what no program can be started with."""
+        if not self.argv or not self.argv[0]:
+            raise SandboxError(
+                "the command is empty", hint="check RUN, and SHELL of the base image"
+            )
+        pairs = [text for pair in self.env for text in pair]
+        if any(_is_impossible(text) for text in (*self.argv, *pairs, self.cwd)) or any(
+            not name or "=" in name for name, _ in self.env
+        ):
+            raise SandboxError(
+                "the command, its environment or its directory holds what no program can be given",
+                hint="a NUL, half of a character or an empty name: check the Dockerfile, the "
+                "config of the base image and its /etc/passwd",
+            )
+        if len(self.groups) > _MOST_GROUPS:
+            raise SandboxError(
+                f"the user of the command is in {len(self.groups)} groups; Linux allows {_MOST_GROUPS}",
+                hint="check /etc/group of the image",
+            )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _is_impossible(text: str) -> bool:
+    try:
+        return b"\0" in os.fsencode(text)
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return True
