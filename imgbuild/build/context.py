@@ -18,6 +18,7 @@ from imgbuild.layer.entry import Entry, ImagePath
 
 # A .dockerignore of more than this is a mistake, not a list of patterns.
 _MAX_IGNORE = 1 << 20
+_DEEPEST = 400  # directories: the walk is recursive
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _KINDS = {
     stat.S_IFREG: "file",
@@ -250,6 +251,11 @@ class ContextTree:
     ) -> Iterator[Below]:
         if hidden and (self._ignore is None or not self._ignore.may_include_below(item.path)):
             return
+        if item.rel.count(b"/") >= _DEEPEST:
+            raise ContextError(
+                f"the build context {self.root} is more than {_DEEPEST} directories deep",
+                hint=f"add what is so deep to {self._ignore_name}",
+            )
         try:
             name = item.rel.rpartition(b"/")[2]
             inner = os.open(name, _DIR | os.O_CLOEXEC, dir_fd=fd)

@@ -7,6 +7,7 @@ import pytest
 from imgbuild.build.context import ContextTree, open_context, read_ignore_file
 from imgbuild.dockerfile.ignore import IgnoreMatcher
 from imgbuild.errors import ContextError, UsageError
+from imgbuild.snapshot.remove import remove_tree
 from tests.unit.build.trees import line
 
 
@@ -194,3 +195,18 @@ def test_an_ignore_file_that_is_something_else(files: Path) -> None:
         out.truncate(2 << 20)
     with pytest.raises(ContextError, match="larger"):
         read_ignore_file(files)
+
+
+def test_a_context_without_a_bottom_is_refused(tmp_path: Path) -> None:
+    at = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1000):
+        os.mkdir("d", dir_fd=at)
+        below = os.open("d", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+    try:
+        with ContextTree(tmp_path) as tree, pytest.raises(ContextError, match="directories deep"):
+            list(tree.walk(b""))
+    finally:
+        remove_tree(os.fsencode(tmp_path / "d"))
