@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-
 from imgbuild.errors import SandboxError
 from imgbuild.sandbox.child import capabilities
 from imgbuild.sandbox.spec import DEFAULT_CAPABILITIES, FileMount, OverlayRoot, SandboxSpec
