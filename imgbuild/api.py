@@ -15,7 +15,7 @@ from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.manifest import Manifest, parse_manifest
 from imgbuild.oci.platform import Platform, parse_platform
 from imgbuild.oci.reference import Reference, parse_reference
-from imgbuild.options import BuildOptions, RegistryOptions
+from imgbuild.options import STANDARD_PATH, BuildOptions, RegistryOptions
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from imgbuild.build.rootfs import Rootfs
     from imgbuild.plan.model import BuildPlan
     from imgbuild.sandbox.probe import Report
-
-_SEARCH_PATH = BuildOptions(Path()).search_path
 
 PathLike = str | os.PathLike[str]
 
@@ -245,7 +243,7 @@ def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> 
 
     place = _store_path(store)
     with _opened(place):
-        return probe(place, search_path or _SEARCH_PATH)
+        return probe(place, search_path or STANDARD_PATH)
 
 
 def _options(context: PathLike | BuildOptions, fields: Mapping[str, Any]) -> BuildOptions:
@@ -322,7 +320,7 @@ def _prepare(
 def _rootfs(store: Store, search_path: str | None) -> "Rootfs":
     from imgbuild.build.rootfs import Rootfs
 
-    return Rootfs(store, search_path or _SEARCH_PATH)
+    return Rootfs(store, search_path or STANDARD_PATH)
 
 
 def _fetch(

@@ -7,6 +7,8 @@ from typing import Literal
 
 NetworkMode = Literal["default", "host", "none"]
 ProgressMode = Literal["auto", "tty", "plain", "quiet"]
+# PATH where nobody gave one: in images, and for what is looked for on this machine.
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # As `Output.dest`: an archive goes to standard output.
 STDOUT = Path("-")
 
@@ -66,4 +68,4 @@ class BuildOptions:
     source_date_epoch: int | None = None
     store: Path | None = None
     registry: RegistryOptions = field(default_factory=RegistryOptions)
-    search_path: str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    search_path: str = STANDARD_PATH

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
-from imgbuild.build.hosttree import STANDARD_PATH, HostTree, find_program, status
+from imgbuild.build.hosttree import HostTree, find_program, status
 from imgbuild.build.images import load_image
 from imgbuild.build.platforms import host_platform
 from imgbuild.errors import ImgbuildError, UsageError
@@ -20,6 +20,7 @@ from imgbuild.oci.config import HistoryEntry, ImageConfig, RunConfig, dump_confi
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.digest import parse_digest
 from imgbuild.oci.manifest import Manifest, dump_manifest
+from imgbuild.options import STANDARD_PATH
 from imgbuild.plan.model import BaseImage
 from imgbuild.store.store import Store
 

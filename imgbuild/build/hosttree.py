@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from imgbuild.build.elf import Elf, Loader, own_rpath, read_elf
 from imgbuild.errors import UsageError
+from imgbuild.options import STANDARD_PATH
 
-STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PYTHON = re.compile(r"python[0-9.]*[a-z]*")
 _VERSION = re.compile(r"python(\d+\.\d+)")
 # Loaded by glibc at run time, so that no file names them as needed: host names, thread ends.

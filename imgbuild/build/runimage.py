@@ -8,9 +8,9 @@ from imgbuild.build.accounts import Accounts
 from imgbuild.build.images import load_image
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
-from imgbuild.build.runstep import DEFAULT_PATH
 from imgbuild.errors import UsageError
 from imgbuild.oci.descriptor import Descriptor
+from imgbuild.options import STANDARD_PATH
 from imgbuild.store.store import Store
 
 
@@ -35,7 +35,7 @@ def run_image(
         raise UsageError(f"{name} has no command", hint=f"give one: imgbuild run {name} COMMAND")
     with rootfs.open() as roots, roots.workspace(image.layers) as workspace:
         who = users.run_user(Accounts().reader(workspace), run.user)
-        env = {"PATH": DEFAULT_PATH, "HOME": who.home, **dict(run.env)}
+        env = {"PATH": STANDARD_PATH, "HOME": who.home, **dict(run.env)}
         if os.isatty(streams[1]):
             env.setdefault("TERM", "xterm")
         running = workspace.run(

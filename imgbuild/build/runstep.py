@@ -14,11 +14,11 @@ from imgbuild.errors import StepFailedError
 from imgbuild.events import EventSink, StepOutput
 from imgbuild.layer.entry import Entry
 from imgbuild.oci.descriptor import Layer
+from imgbuild.options import STANDARD_PATH
 from imgbuild.plan.model import RunStep
 from imgbuild.sandbox.session import Running
 from imgbuild.snapshot.workspace import Workspace
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # How much of the last output an error keeps.
 _TAIL = 64 << 10
 _CHUNK = 64 << 10
@@ -73,7 +73,7 @@ def _shown(step: RunStep) -> str:
 def _run(step: RunStep, workspace: Workspace, context: RunContext) -> tuple[int, bytes]:
     who = _who(step, workspace, context.accounts)
     env = dict(step.env)
-    env.setdefault("PATH", DEFAULT_PATH)
+    env.setdefault("PATH", STANDARD_PATH)
     env.setdefault("HOME", who.home)
     pairs = (*env.items(), *(pair for pair in step.hidden_env if pair[0] not in env))
     out, err = _Pipe(), _Pipe()

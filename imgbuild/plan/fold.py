@@ -25,12 +25,12 @@ from imgbuild.dockerfile.quoting import quote_list
 from imgbuild.errors import DockerfileError
 from imgbuild.oci import config as oci
 from imgbuild.oci.platform import Platform
+from imgbuild.options import STANDARD_PATH
 from imgbuild.plan.goformat import duration, plain_list
 from imgbuild.plan.ports import expand_ports
 from imgbuild.plan.scope import Scope
 from imgbuild.plan.signals import check_signal
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHELLS: Mapping[str, tuple[str, ...]] = {"windows": ("cmd", "/S", "/C")}
 # What older builders noted about the container a base was committed from: true of that base alone.
 _OF_THE_BASE = frozenset(
@@ -106,7 +106,7 @@ class Config:
         self.user = run.user
         self.env = dict(run.env)
         if "PATH" not in self.env and self._platform.os != "windows":
-            self.env["PATH"] = DEFAULT_PATH
+            self.env["PATH"] = STANDARD_PATH
         self.working_dir = run.working_dir
         self._entrypoint = run.entrypoint
         self._cmd = run.cmd

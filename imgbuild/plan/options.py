@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from imgbuild.oci.platform import Platform
-
-NetworkMode = Literal["default", "host", "none"]
+from imgbuild.options import NetworkMode
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, assert_never
 from imgbuild.dockerfile.instructions import Add, Arg, Copy, Run, Workdir
 from imgbuild.errors import DockerfileError, ImgbuildError
 from imgbuild.oci.config import HistoryEntry
+from imgbuild.options import NetworkMode
 from imgbuild.plan.copying import plan_copy
 from imgbuild.plan.fold import Config
 from imgbuild.plan.graph import Item, Node
@@ -23,7 +24,6 @@ from imgbuild.plan.model import (
     Step,
     WorkdirStep,
 )
-from imgbuild.plan.options import NetworkMode
 from imgbuild.plan.paths import clean, join_workdir
 from imgbuild.plan.place import located
 from imgbuild.plan.scope import Scope

@@ -22,8 +22,8 @@ from imgbuild.oci.graph import read_manifest, walk
 from imgbuild.oci.manifest import Index, Manifest
 from imgbuild.oci.reference import parse_reference
 from imgbuild.store.failure import explained
-from imgbuild.store.layout import LAYOUT_FILE, index_entries
-from imgbuild.store.names import named_entry
+from imgbuild.store.layout import index_entries
+from imgbuild.store.names import LAYOUT_FILE, named_entry
 
 _CHUNK = 1 << 20
 _BLOCK = 512

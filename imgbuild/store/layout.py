@@ -29,10 +29,9 @@ from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest, parse_digest
 from imgbuild.oci.reference import parse_reference
 from imgbuild.store.failure import explained
-from imgbuild.store.names import FULL_NAME, REF_NAME, empty_index, named_entry
+from imgbuild.store.names import FULL_NAME, LAYOUT_FILE, REF_NAME, empty_index, named_entry
 from imgbuild.store.staging import Flusher, StagedFile, replace_file
 
-LAYOUT_FILE = b'{"imageLayoutVersion": "1.0.0"}'
 _CHUNK = 1 << 20
 _SCHEME = "oci-layout://"
 

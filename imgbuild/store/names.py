@@ -26,6 +26,7 @@ from imgbuild.store.staging import replace_file
 
 FULL_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
+LAYOUT_FILE = b'{"imageLayoutVersion": "1.0.0"}'
 _PATIENCE = 30.0
 _DAMAGED = "the store is damaged: `imgbuild reset` empties it"
 

@@ -17,12 +17,11 @@ from imgbuild.store.blobs import BlobStore
 from imgbuild.store.cache import StepCache
 from imgbuild.store.failure import explained
 from imgbuild.store.locks import Session, is_alive, locked, session_of
-from imgbuild.store.names import NameStore, empty_index
+from imgbuild.store.names import LAYOUT_FILE, NameStore, empty_index
 from imgbuild.store.paths import StorePaths
 from imgbuild.store.staging import replace_file
 
 VERSION = 1
-LAYOUT = b'{"imageLayoutVersion": "1.0.0"}'
 _PATIENCE = 60.0
 
 
@@ -206,7 +205,7 @@ def _make(paths: StorePaths) -> None:
         session = Session(paths.sessions)
         try:
             for path, data in (
-                (paths.layout, LAYOUT),
+                (paths.layout, LAYOUT_FILE),
                 (paths.names, empty_index()),
                 (paths.version, b"%d\n" % VERSION),
             ):

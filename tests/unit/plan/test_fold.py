@@ -6,7 +6,7 @@ import pytest
 
 from imgbuild.oci.config import Healthcheck, RunConfig
 from imgbuild.oci.platform import Platform
-from imgbuild.plan.fold import DEFAULT_PATH
+from imgbuild.options import STANDARD_PATH
 from tests.unit.plan.planning import HOST, error, history, image, target
 
 
@@ -48,7 +48,7 @@ def test_what_describes_the_container_of_an_old_base_is_dropped() -> None:
 
 def test_a_base_without_path_gets_one_at_the_end() -> None:
     base = image("b", RunConfig(env=(("A", "1"),)))
-    assert target("FROM b\n", {"b": base}).config.run.env == (("A", "1"), ("PATH", DEFAULT_PATH))
+    assert target("FROM b\n", {"b": base}).config.run.env == (("A", "1"), ("PATH", STANDARD_PATH))
 
 
 def test_the_platform_is_the_base_images_in_canonical_spelling() -> None:
