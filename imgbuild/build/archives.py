@@ -2,12 +2,14 @@
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from imgbuild.build.copyrules import Below, Selected, Source, show
 from imgbuild.errors import ContextError, ImageError
 from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.store.failure import store_error
 
 _CHUNK = 1 << 20
 _MAGIC_BZIP2 = b"BZh"
@@ -76,7 +78,8 @@ def _is_tar_header(head: bytes) -> bool:
 def unpack(stream: BinaryIO, name: str, scratch: Path) -> UnpackedArchive | None:
     """Decompress and list an archive; None when the content is no tar, which is then copied.
 
-    Raises `ContextError` for an archive that is damaged or tries to leave its directory.
+    Raises `ContextError` for an archive that is damaged or tries to leave its directory,
+    `DiskFullError` when there is no room for it.
     """
     from imgbuild.layer.tarread import scan
 
@@ -89,11 +92,15 @@ def unpack(stream: BinaryIO, name: str, scratch: Path) -> UnpackedArchive | None
         file.seek(0)
         scan(file, members.append)
         return UnpackedArchive(file, _as_docker_reads(members, name))
-    except ImageError as error:
-        file.close()
-        raise ContextError(f"cannot unpack {name}: {error.message}", hint=error.hint) from error
-    except BaseException:
-        file.close()
+    except BaseException as error:
+        # What could not be written is tried again when the file is closed.
+        with suppress(OSError):
+            file.close()
+        if isinstance(error, ImageError):
+            text = f"cannot unpack {name}: {error.message}"
+            raise ContextError(text, hint=error.hint) from error
+        if isinstance(error, OSError):
+            raise store_error(error, f"unpack {name}") from error
         raise
 
 

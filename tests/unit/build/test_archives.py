@@ -5,12 +5,13 @@ import gzip
 import io
 import lzma
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from imgbuild.errors import ContextError
+from imgbuild.errors import ContextError, DiskFullError
 from imgbuild.store.store import Store
 from tests.unit.build.building import build, content, members, names
 
@@ -130,3 +131,15 @@ def test_hostile_archives(data: bytes, message: str, store: Store, context: Path
     store.blobs.flush()
     assert list((store.paths.blobs / "sha256").iterdir()) == []
     assert list(store.paths.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1, 4 << 20])
+def test_no_room_to_unpack(
+    size: int, store: Store, context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: full.open("w+b"))
+    (context / "a.tar.gz").write_bytes(gzip.compress(tar(("f", {}, bytes(size)))))
+    with pytest.raises(DiskFullError, match=r"no space left to unpack /a\.tar\.gz") as caught:
+        build(store, context, "FROM scratch\nADD a.tar.gz /\n")
+    assert caught.value.span is not None
