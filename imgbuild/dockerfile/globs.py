@@ -9,6 +9,7 @@ import re
 
 _ANY = "(?s:.*)"
 _FOLDERS = f"(?:{_ANY}/)?"
+_FEWEST_FOLDERS = "(?:(?s:.*?)/)??"
 _WILD = re.compile(r"[*?\[\\]")
 # A bracket may match a slash, an escape may stand before one.
 _HARD = re.compile(r"\*\*|[\[\\]")
@@ -34,8 +35,24 @@ def glob_expression(pattern: str) -> str:
             at += 1
         else:
             at += 3 if pattern[at + 2 : at + 3] == "/" else 2
-            out.append(_FOLDERS if at < len(pattern) else _ANY)
+            if at == len(pattern):
+                out.append(_ANY)
+            else:
+                _settle(out, "[" in pattern)
+                out.append(_FOLDERS)
     return "".join(out)
+
+
+def _settle(out: list[str], has_class: bool) -> None:
+    """Let whole folders between two `**` be taken where they are found first.
+
+    Matching stays linear so. A class may match a slash, which makes the first place no good.
+    """
+    if out and out[-1] == _FOLDERS:
+        out.pop()
+    elif out.count(_FOLDERS) == 1 and out[-1] == "/" and not has_class:
+        at = out.index(_FOLDERS)
+        out[at:] = [f"(?>{_FEWEST_FOLDERS}{''.join(out[at + 1 :])})"]
 
 
 def element_expression(pattern: str) -> str:

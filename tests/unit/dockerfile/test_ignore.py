@@ -100,6 +100,14 @@ def test_hostile_patterns_end(pattern: str) -> None:
     assert not matcher.matches("/".join(["a" * 20] * 40))
 
 
+@pytest.mark.parametrize("pattern", ["**/a/" * 40 + "b", "**/" * 40 + "b", "**/a*/" * 40 + "b"])
+def test_deep_paths_and_many_stars_take_no_time(pattern: str) -> None:
+    path = "/".join([*["a"] * 200, "b", *["a"] * 200])
+    matcher = IgnoreMatcher([pattern])
+    assert matcher.matches(path) is True
+    assert matcher.matches(path.replace("b", "bc")) is False
+
+
 def test_a_deep_path() -> None:
     path = "/".join(["d"] * 3000)
     assert IgnoreMatcher(["d/d", "!d/d/x"]).matches(path)
