@@ -31,6 +31,7 @@ STUB_FILES = (b"etc/hosts", b"etc/resolv.conf")
 
 _WHITEOUT_PREFIX = b".wh."
 _SECOND = 1_000_000_000
+_NO_ID = 0xFFFFFFFF
 _CHUNK = 1 << 18
 _TYPES: dict[int, EntryType] = {
     stat.S_IFREG: "file",
@@ -310,8 +311,10 @@ class ChangeWalk:
 
 def _recorded_owner(recorded: bytes | None) -> tuple[int, int]:
     uid, _, gid = (recorded or b"0:0").partition(b":")
-    if uid.isdigit() and gid.isdigit():
-        return int(uid), int(gid)
+    # The command can set the attribute itself, to anything.
+    if uid.isdigit() and gid.isdigit() and len(uid) < 11 and len(gid) < 11:
+        owner = int(uid), int(gid)
+        return owner if max(owner) < _NO_ID else (0, 0)
     return 0, 0
 
 

@@ -52,6 +52,16 @@ REFUSED: dict[str, tuple[int | bytes, ...]] = {
     "fanotify_init": (0, 0),
     "vhangup": (),
     "mbind": (0, 0, 0, 0, 0, 0),
+    "io_uring_enter": (0, 0, 0, 0, 0, 0),
+    "io_uring_register": (0, 0, 0, 0),
+    "lookup_dcookie": (0, 0, 0),
+    "swapoff": (b"/tmp",),
+    "ioperm": (0, 1, 1),
+    "setdomainname": (b"x", 1),
+    "migrate_pages": (0, 0, 0, 0),
+    "move_pages": (0, 0, 0, 0, 0, 0),
+    "kexec_file_load": (0, 0, 0, 0, 0),
+    "fspick": (0, b"/", 0),
 }
 
 
@@ -124,6 +134,18 @@ SHELL = {
     "own processes only": "test $(ls -d /proc/[0-9]* | wc -l) -lt 6 && echo held",
     "parent's root": "ls /proc/1/root/../../root_of_host || echo held",
     "foreign id": "chown 300000000 /tmp || echo held",
+    "whiteout by hand": "mknod /tmp/w c 0 0 || echo held",
+    "memory of the first process": "head -c1 /proc/1/mem >/dev/null || echo held",
+    "its root is ours": 'test "$(ls /proc/1/root)" = "$(ls /)" && echo held',
+    "maps of ids": "echo 0 0 1 > /proc/self/uid_map || echo held",
+    "setgroups": "echo allow > /proc/self/setgroups || echo held",
+    "kmsg": "cat /dev/kmsg || echo held",
+    "mem": "cat /dev/mem || echo held",
+    "a number of pid 1's parent": 'test "$(cut -d" " -f4 /proc/1/stat)" = 0 && echo held',
+    "namespaces of others": "ls /proc/*/ns/mnt | grep -v '^/proc/[0-9]*/\\|^/proc/self/\\|^/proc/thread-self/' || echo held",
+    "mount point of the resolver": "mv /etc/resolv.conf /etc/x || echo held",
+    "a limit that is raised": "ulimit -Hn 100000000 || echo held",
+    "out of memory first": "echo -1000 > /proc/self/oom_score_adj || echo held",
     "resolver": "echo x >> /etc/resolv.conf || echo held",
     "remove the resolver": "rm -f /etc/resolv.conf || echo held",
     "null stays null": "rm -f /dev/null; echo x > /dev/null && test -c /dev/null && echo held",
@@ -139,14 +161,15 @@ def main(place: Path) -> None:
     results: dict[str, tuple[int, str]] = {}
     os.environ["SECRET"] = "secret of the caller"
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(b"\0imgbuild-attack")
+    name = f"imgbuild-attack-{os.getpid()}".encode()  # others may test at the same time
+    listener.bind(b"\0" + name)
     listener.listen()
     with Bench(place) as bench:
         if SUPPORTED:
             folder = bench.base / "attacks"
             folder.mkdir()
             files = {name: code for name, (code, _) in programs().items()}
-            files["abstract"] = abstract_connect(b"imgbuild-attack")
+            files["abstract"] = abstract_connect(name)
             for name, code in files.items():
                 (folder / name).write_bytes(code)
                 (folder / name).chmod(0o755)

@@ -348,9 +348,19 @@ def test_a_single_id_takes_owners_from_their_record(case: Case) -> None:
     write(case.upper / "c")
     os.setxattr(write(case.upper / "d"), "user.imgbuild.owner", b"rubbish")
     os.setxattr(make(case.upper / "e"), "user.imgbuild.owner", b"0:7")
+    os.setxattr(write(case.upper / "g"), "user.imgbuild.owner", b"4294967295:0")
+    os.setxattr(write(case.upper / "h"), "user.imgbuild.owner", b"0:" + b"9" * 30)
     found = case.walk(Ownership(0, 1, single=True))
     owners = {entry.path: (entry.uid, entry.gid) for entry in found.entries}
-    assert owners == {b"a": (5, 6), b"b": (5, 6), b"c": (0, 0), b"d": (0, 0), b"e": (0, 7)}
+    assert owners == {
+        b"a": (5, 6),
+        b"b": (5, 6),
+        b"c": (0, 0),
+        b"d": (0, 0),
+        b"e": (0, 7),
+        b"g": (0, 0),
+        b"h": (0, 0),
+    }
     assert all(not entry.xattrs for entry in found.entries)
 
 
