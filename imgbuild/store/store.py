@@ -5,6 +5,7 @@ and leaves at most staged files, which the next opening removes.
 """
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -196,6 +197,7 @@ def _make(paths: StorePaths) -> None:
                 f"{paths.root} is no store and is not empty: it has {min(strangers)}",
                 hint="choose an empty or new directory with --store",
             )
+        _close_to_others(paths.root)
         for directory in paths.directories():
             directory.mkdir(0o700, parents=True, exist_ok=True)
     # Processes may get here at the same time; the version comes last and says that all is there.
@@ -212,6 +214,16 @@ def _make(paths: StorePaths) -> None:
                 replace_file(paths.staging / session.file_name(), path, data)
         finally:
             session.close()
+
+
+def _close_to_others(root: Path) -> None:
+    """Do for a directory that was there what is done for a new one, when it is this user's own.
+
+    Others could put directories of theirs in place of ours. In a sticky one they cannot.
+    """
+    found = root.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not found.st_mode & stat.S_ISVTX:
+        root.chmod(0o700)
 
 
 def _sweep(paths: StorePaths) -> None:

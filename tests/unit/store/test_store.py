@@ -338,3 +338,15 @@ def test_a_cached_build_touches_little(tmp_path: Path, monkeypatch: pytest.Monke
         store.blobs.add(media_types.OCI_MANIFEST, data)
         store.blobs.put(root, lambda: io.BytesIO(data))
         store.names.tag(APP, root)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0o777, 0o700), (0o755, 0o700), (0o1777, 0o1777)])
+def test_a_directory_that_was_there_is_closed_to_others(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    root = tmp_path / "there"
+    root.mkdir()
+    root.chmod(before)
+    with Store.open(root):
+        assert root.stat().st_mode & 0o7777 == after
+        assert (root / "layers").stat().st_mode & 0o777 == 0o700
