@@ -119,6 +119,12 @@ def _check_peers(peer: Path, image: str) -> None:
     _tool("podman", *where, "pull", "-q", "--tls-verify=false", f"docker://{image}")
     shown = json.loads(_tool("podman", *where, "image", "inspect", image))
     assert shown[0]["Config"]["Cmd"] == ["python3", "my-app.py"]
+    # runc and the host's cgroup namespace work where cgroups are mounted in any way.
+    ran = _tool(
+        *("podman", *where, "--runtime", "runc", "--cgroup-manager", "cgroupfs", "run", "--rm"),
+        *(*limits, "--cgroupns", "host", "--network", "none", image),
+    )
+    assert ran == "hello from /app True\n"
 
 
 def test_as_an_ordinary_user_with_subordinate_ids(
