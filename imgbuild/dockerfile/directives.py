@@ -17,6 +17,13 @@ class Directives(NamedTuple):
     lines: int
 
 
+class Syntax(NamedTuple):
+    """What names a frontend: the directive's value, and its line."""
+
+    value: str
+    line: int
+
+
 def read_directives(source: Source) -> Directives:
     """Read the parser directives; raises `DockerfileError` for a doubled one or an unknown escape."""
     found: dict[str, str] = {}
@@ -39,17 +46,25 @@ def detect_syntax(text: str) -> str | None:
     It may also be written `// syntax=` or as a key of a JSON document, and follow a `#!` line:
     the definition then need not be a Dockerfile at all.
     """
+    found = find_syntax(text)
+    return found.value if found else None
+
+
+def find_syntax(text: str) -> Syntax | None:
+    """As `detect_syntax`, with the line that says it."""
     lines = text.removeprefix("\ufeff").split("\n")
+    start = 1
     if lines[0].startswith("#!"):
-        lines = lines[1:]
+        lines, start = lines[1:], 2
     for comment in ("#", "//"):
-        for line in lines:
+        for number, line in enumerate(lines, start):
             pair = _directive(line, comment)
             if pair is None:
                 break
             if pair[0] == "syntax":
-                return pair[1]
-    return _json_syntax("\n".join(lines))
+                return Syntax(pair[1], number)
+    value = _json_syntax("\n".join(lines))
+    return Syntax(value, start) if value is not None else None
 
 
 def _directive(line: str, comment: str) -> tuple[str, str] | None:

@@ -6,6 +6,8 @@ Pure: images are resolved by a function that is given; nothing is fetched, read 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from imgbuild.dockerfile.frontend import ARGUMENT as BUILDKIT_SYNTAX
+from imgbuild.dockerfile.frontend import refuse_foreign_frontend
 from imgbuild.dockerfile.instructions import Dockerfile, OnBuild
 from imgbuild.dockerfile.quoting import quote
 from imgbuild.dockerfile.suggest import did_you_mean
@@ -38,7 +40,7 @@ from imgbuild.plan.scope import (
     platform_arguments,
 )
 from imgbuild.plan.stage import StageWork, Text
-from imgbuild.plan.support import refuse_foreign_frontend, unsupported
+from imgbuild.plan.support import unsupported
 
 ResolveBase = Callable[[str, Platform], BaseImage]
 
@@ -68,7 +70,7 @@ class _Planner:
         given: Mapping[str, str] = {**options.proxies, **options.build_args}
         name = options.target or dockerfile.stages[-1].from_.name or ""
         predefined = platform_arguments(options.platform, options.build_platform, name)
-        refuse_foreign_frontend(dockerfile, given.get("BUILDKIT_SYNTAX"))
+        refuse_foreign_frontend(dockerfile.source, dockerfile.file, given.get(BUILDKIT_SYNTAX))
         self._dockerfile = dockerfile
         self._options = options
         self._resolve_base = resolve_base

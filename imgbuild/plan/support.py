@@ -1,10 +1,7 @@
 """What the language has and a plan cannot say yet: refused by name, never ignored."""
 
-from imgbuild.dockerfile.instructions import Add, Copy, Dockerfile, Run
-from imgbuild.errors import DockerfileError, Span
-
-# The frontends that speak the language this program speaks.
-_OWN_FRONTENDS = ("docker/dockerfile", "docker/dockerfile-upstream", "dockerfile.v0")
+from imgbuild.dockerfile.instructions import Add, Copy, Run
+from imgbuild.errors import DockerfileError
 
 
 def unsupported(what: str, hint: str | None = None) -> DockerfileError:
@@ -41,33 +38,3 @@ def refuse_run_features(run: Run) -> None:
         raise unsupported(f"RUN --security={run.security}")
     if run.command.heredocs:
         raise unsupported("RUN with a here-document", "join the commands with && and \\")
-
-
-def refuse_foreign_frontend(dockerfile: Dockerfile, override: str | None) -> None:
-    """Raise `DockerfileError` for a `# syntax=` that names a language other than this one.
-
-    `override` is the build argument BUILDKIT_SYNTAX, which wins over the directive.
-    """
-    directive = next((value for key, value in dockerfile.directives if key == "syntax"), "")
-    wanted = override or directive
-    # Words after the image are the frontend's own arguments.
-    image = wanted.split(None, 1)[0] if wanted.strip() else ""
-    name = image.partition("@")[0].removeprefix("docker.io/")
-    head, _, tail = name.rpartition("/")
-    if not image or f"{head}/{tail.partition(':')[0]}".lstrip("/") in _OWN_FRONTENDS:
-        return
-    line = 0 if override else _directive_line(dockerfile)
-    error = unsupported(
-        f"the external frontend {image}", "remove the syntax directive, or use docker/dockerfile:1"
-    )
-    if line:
-        error.span = Span(dockerfile.file, line, line)
-        error.source = dockerfile.source
-    raise error
-
-
-def _directive_line(dockerfile: Dockerfile) -> int:
-    for number, line in enumerate(dockerfile.source.split("\n"), 1):
-        if line.lstrip(" \t#").lower().startswith("syntax"):
-            return number
-    return 0

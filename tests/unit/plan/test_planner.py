@@ -455,6 +455,7 @@ def test_flags_that_ask_for_nothing_special_are_fine() -> None:
         "docker.io/docker/dockerfile:1.7-labs",
         "docker/dockerfile@sha256:" + "0" * 64,
         "docker/dockerfile-upstream:master",
+        "registry.example:5000/mirror/docker/dockerfile:1.4",
         "dockerfile.v0",
     ],
 )
@@ -465,7 +466,9 @@ def test_the_frontends_of_this_language_are_ignored(value: str) -> None:
 @pytest.mark.parametrize("value", ["example.com/lang:1", "docker/dockerfile-x", "dockerfile"])
 def test_other_frontends_are_refused(value: str) -> None:
     found = error(f"# escape=`\n# Syntax = {value} arg\nFROM scratch\n")
-    assert found.message == f"the external frontend {value} is not supported yet"
+    assert found.message == (
+        f"the frontend {value} cannot be used: only docker/dockerfile is built in"
+    )
     assert found.span == Span("Dockerfile", 2, 2)
 
 
