@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -190,11 +189,10 @@ def test_a_command_that_disarms_its_signal_of_death_dies_too(tmp_path: Path, vic
         else:
             with pytest.raises(SandboxError):
                 running.wait()
-            # Files of the bench belong to mapped ids: nothing can remove them now but root.
             bench.session.close()
             assert _left_after_a_second(set(line)) == set()
-            shutil.rmtree(tmp_path, ignore_errors=True)
-            tmp_path.mkdir(exist_ok=True)
+            # Files of the bench may belong to mapped ids: another session removes them.
+            bench.session = launch(bench.idmap, _WORKER, [tmp_path])
     assert _left_after_a_second(set(line)) == set()
     os.close(reading)
 
@@ -322,5 +320,6 @@ def test_probe_finds_a_working_host_and_leaves_nothing(who: Who, tmp_path: Path)
     with folder_of(who, tmp_path) as place:
         tier, failed, left = json.loads(python_as(who, code, place).stdout)
     assert tier == "A"
-    assert failed == (["ids"] if who == "single" else [])
+    one_id = who == "single" or (who == "self" and choose_idmap(SEARCH_PATH).kind == "single")
+    assert failed == (["ids"] if one_id else [])
     assert left == []
