@@ -10,14 +10,14 @@ from imgbuild.dockerfile.frontend import ARGUMENT as BUILDKIT_SYNTAX
 from imgbuild.dockerfile.frontend import refuse_foreign_frontend
 from imgbuild.dockerfile.instructions import Dockerfile, OnBuild
 from imgbuild.dockerfile.quoting import quote
-from imgbuild.dockerfile.suggest import did_you_mean
-from imgbuild.errors import DockerfileError, ImgbuildError, UsageError
+from imgbuild.errors import DockerfileError, ImgbuildError, RegistryError, UsageError
 from imgbuild.oci.config import ImageConfig
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import parse_reference
 from imgbuild.plan.epoch import source_date_epoch
 from imgbuild.plan.fold import Config, scratch_config
 from imgbuild.plan.graph import SCRATCH, Graph, Node
+from imgbuild.plan.missing import explain_missing
 from imgbuild.plan.model import (
     Base,
     BaseImage,
@@ -142,14 +142,15 @@ class _Planner:
             )
         return self._resolve(context or _checked(name), platform)
 
-    def _resolve(self, name: str, platform: Platform) -> BaseImage:
+    def _resolve(self, name: str, platform: Platform, use: str = "FROM ") -> BaseImage:
         image = self._images.get((name, platform))
         if image is None:
             try:
                 image = self._resolve_base(name, platform)
-            except ImgbuildError as error:
+            except RegistryError as error:
                 labels = [node.label for node in self._graph.nodes]
-                error.hint = error.hint or did_you_mean(name, labels).strip(" ()") or None
+                is_context = name in self._options.contexts
+                explain_missing(error, use, name, is_context=is_context, stages=labels)
                 raise
             self._images[name, platform] = image
         return image
@@ -201,7 +202,8 @@ class _Planner:
         context = self._graph.context_of(name)
         if context is not None and context in self._options.directory_contexts:
             return ContextSource(context)
-        return ImageSource(self._resolve(context or _checked(name), self._options.platform))
+        wanted = context or _checked(name)
+        return ImageSource(self._resolve(wanted, self._options.platform, "COPY --from="))
 
     def _stage_source(self, name: str, node: Node, source: Node) -> Source:
         if source.context is not None:
