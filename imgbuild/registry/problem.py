@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from imgbuild.errors import AuthenticationError, NotFoundError, RegistryError, UnreachableError
-from imgbuild.registry.endpoint import origin, without_query
+from imgbuild.registry.endpoint import is_loopback, origin, without_query
 from imgbuild.registry.proxies import shown
 
 Kind = Literal["connect", "name", "timeout", "cut", "certificate", "tls", "proxy"]
@@ -62,6 +62,8 @@ def _connection_hint(failure: TransportFailure) -> str:
         )
     if failure.kind == "tls":
         return "the registry does not speak https; plain http is only used on this machine itself"
+    if is_loopback(origin(failure.url)[1]):
+        return "it is on this machine: is the registry running, and on this port?"
     return f"{_WHAT_TO_CHECK}; behind a proxy set HTTPS_PROXY (none is set for this host)"
 
 
