@@ -1,7 +1,6 @@
 """From options to a plan and what a build of it is made of."""
 
 import errno
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,10 +10,11 @@ from typing import NamedTuple
 from imgbuild.build.bases import Bases, Lookup, Pull, directory_contexts
 from imgbuild.build.context import ContextTree, open_context
 from imgbuild.build.engine import BuildInputs, open_contexts
+from imgbuild.build.places import check_context, no_dockerfile, unreadable
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.dockerfile.parse import parse
-from imgbuild.errors import ContextError, UsageError
+from imgbuild.errors import ContextError
 from imgbuild.events import EventSink
 from imgbuild.oci.platform import parse_platform
 from imgbuild.options import BuildOptions
@@ -43,11 +43,7 @@ def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) 
     Raises `ContextError` for a missing context or Dockerfile, `DockerfileError`, and what
     looking for bases raises.
     """
-    if not os.path.isdir(options.context):
-        raise UsageError(
-            f"the build context {options.context} is not a directory",
-            hint="give the folder whose files COPY may use, usually .",
-        )
+    check_context(options.context)
     name, data, place = read_dockerfile(options)
     dockerfile = parse(data, name)
     directories = directory_contexts(options.build_contexts)
@@ -102,11 +98,8 @@ def read_dockerfile(options: BuildOptions) -> tuple[str, bytes, Path | None]:
                 return path.name, _limited(file.read(_MAX_DOCKERFILE + 1), str(path)), path
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
-                raise ContextError(f"cannot read the Dockerfile {path}: {error.strerror}") from None
-    raise ContextError(
-        f"there is no Dockerfile at {candidates[0]}",
-        hint="name it with -f PATH, or give the folder that has it",
-    )
+                raise unreadable(path, error) from None
+    raise no_dockerfile(options.context, options.dockerfile)
 
 
 def _limited(data: bytes, what: str) -> bytes:

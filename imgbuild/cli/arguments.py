@@ -114,11 +114,6 @@ def build_fields(
     **rest: Any,
 ) -> dict[str, Any]:
     """Turn the flags of `plan_options` into fields of `BuildOptions`."""
-    if str(context) == "-":
-        raise UsageError(
-            "a build context on standard input is not supported",
-            hint="a Dockerfile can come from there: -f - PATH",
-        )
     given = (environment.build_arg(text) for text in build_args)
     if timestamp is None:
         epoch = environment.source_date_epoch()
