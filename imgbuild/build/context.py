@@ -301,14 +301,20 @@ def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str
         try:
             with path.open("rb") as stream:
                 if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                    raise ContextError(f"{path} is not a regular file")
+                    raise ContextError(f"{path} is not a regular file", hint="remove it")
                 data = stream.read(_MAX_IGNORE + 1)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as problem:
-            raise ContextError(f"cannot read {path}: {problem.strerror}") from None
+            raise ContextError(
+                f"cannot read {path}: {problem.strerror}",
+                hint="make it a file that this user can read, or remove it",
+            ) from None
         if len(data) > _MAX_IGNORE:
-            raise ContextError(f"{path} is larger than {_MAX_IGNORE} bytes")
+            raise ContextError(
+                f"{path} is larger than {_MAX_IGNORE} bytes",
+                hint="patterns such as **/*.tmp stand for many files",
+            )
         return data.decode("utf-8", "surrogateescape"), path.name
     return None
 

@@ -1,5 +1,6 @@
 """What the sources of COPY and ADD are: selected, listed and hashed, from a context or an image."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from os import fsencode
 from typing import NamedTuple
@@ -47,11 +48,53 @@ def _select(tree: ContextTree, pattern: str) -> list[Selected]:
     try:
         return select(tree, raw)
     except ContextError as error:
-        if tree.is_ignored(clean(raw)):
-            error.hint = f"{show(clean(raw))} is there, but {tree.ignore_name} excludes it"
-        else:
-            error.hint = error.hint or f"paths are relative to the build context, {tree.root}"
+        error.hint = error.hint or _hint(tree, raw)
         raise
+
+
+def _hint(tree: ContextTree, raw: bytes) -> str:
+    """Say why nothing in `tree` has the path `raw`."""
+    path = clean(raw)
+    if tree.is_ignored(path):
+        return f"{show(path)} is there, but {tree.ignore_name} excludes it"
+    if _climbs(raw):
+        return (
+            f"paths cannot leave the build context, {tree.root}: build in a folder further up, or "
+            "give the other one as --build-context NAME=FOLDER and COPY --from=NAME"
+        )
+    similar = _similar(tree, path)
+    guess = f"; did you mean {show(similar)}?" if similar else ""
+    return f"paths are relative to the build context, {tree.root}{guess}"
+
+
+def _climbs(raw: bytes) -> bool:
+    """Tell whether `raw` goes above where it starts."""
+    depth = 0
+    for element in raw.split(b"/"):
+        depth += -1 if element == b".." else element not in (b"", b".")
+        if depth < 0:
+            return True
+    return False
+
+
+def _similar(tree: ContextTree, path: ImagePath) -> ImagePath | None:
+    """Return what the first part of `path` that is not there may have meant, with what leads to it."""
+    from difflib import get_close_matches
+
+    above = b""
+    for element in path.split(b"/"):
+        at = above + b"/" + element if above else element
+        found = tree.lstat(at)
+        if found is None:
+            names = {os.fsdecode(name).lower(): name for name in tree.listdir(above)}
+            near = get_close_matches(os.fsdecode(element).lower(), names, n=1)
+            if not near:
+                return None
+            return at.removesuffix(element) + names[near[0]] + path[len(at) :]
+        if found.type != "dir":
+            return None
+        above = at
+    return None
 
 
 def _files(sources: Sequence[Source]) -> Iterator[ImagePath]:

@@ -188,8 +188,9 @@ def test_the_ignore_file_beside_the_dockerfile_comes_first(files: Path, tmp_path
 
 def test_an_ignore_file_that_is_something_else(files: Path) -> None:
     (files / ".dockerignore").mkdir()
-    with pytest.raises(ContextError, match="Is a directory"):
+    with pytest.raises(ContextError, match="Is a directory") as caught:
         read_ignore_file(files)
+    assert caught.value.hint == "make it a file that this user can read, or remove it"
     (files / ".dockerignore").rmdir()
     with (files / ".dockerignore").open("wb") as out:
         out.truncate(2 << 20)
