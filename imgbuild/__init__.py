@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         doctor,
         images,
         inspect,
+        parse,
         plan,
         pull,
         push,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         run,
         tag,
     )
-    from imgbuild.errors import ImgbuildError, StepFailedError
+    from imgbuild.errors import DockerfileError, ImgbuildError, StepFailedError
     from imgbuild.options import BuildOptions, Output, RegistryOptions
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ _PUBLIC = {
             "doctor",
             "images",
             "inspect",
+            "parse",
             "plan",
             "pull",
             "push",
@@ -51,13 +53,14 @@ _PUBLIC = {
         ),
         "imgbuild.api",
     ),
-    **dict.fromkeys(("ImgbuildError", "StepFailedError"), "imgbuild.errors"),
+    **dict.fromkeys(("DockerfileError", "ImgbuildError", "StepFailedError"), "imgbuild.errors"),
     **dict.fromkeys(("BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"),
 }
 
 __all__ = [
     "BuildOptions",
     "BuildResult",
+    "DockerfileError",
     "ImageDetails",
     "ImageInfo",
     "ImgbuildError",
@@ -69,6 +72,7 @@ __all__ = [
     "doctor",
     "images",
     "inspect",
+    "parse",
     "plan",
     "pull",
     "push",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbuild.errors import ImageError, UsageError
-from imgbuild.events import BuildFinished, EventSink, ignore
+from imgbuild.events import BuildFinished, EventSink, Notice, ignore
 from imgbuild.oci.config import parse_config
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.manifest import Manifest, parse_manifest
@@ -21,6 +21,7 @@ from imgbuild.store.store import Store
 if TYPE_CHECKING:
     from imgbuild.build.engine import BuildInputs
     from imgbuild.build.rootfs import Rootfs
+    from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.plan.model import BuildPlan
     from imgbuild.sandbox.probe import Report
 
@@ -113,6 +114,16 @@ def build(
         built.layers,
         tuple(StepResult(s.name, s.verdict, s.seconds, s.layer) for s in built.steps),
     )
+
+
+def parse(text: str | bytes, file: str = "Dockerfile") -> "Dockerfile":
+    """Parse the text of a Dockerfile into typed instructions; nothing is expanded or resolved.
+
+    `file` is its name in errors. Raises `DockerfileError`, with the place.
+    """
+    from imgbuild.dockerfile.parse import parse as parse_text
+
+    return parse_text(text, file)
 
 
 def plan(
@@ -310,11 +321,17 @@ def _prepare(
     options: BuildOptions, store: Store, events: EventSink
 ) -> "tuple[BuildPlan, BuildInputs]":
     from imgbuild.build.prepare import prepare
+    from imgbuild.registry.docker_config import build_proxies
 
     def fetch(reference: Reference, platform: Platform) -> Descriptor:
         return _fetch(store, reference, platform, options.registry, events)
 
-    return prepare(options, store, fetch, events)
+    proxies = build_proxies(
+        options.registry.docker_config,
+        options.registry.docker_host,
+        lambda message: events(Notice(message)),
+    )
+    return prepare(options, store, fetch, events, proxies)
 
 
 def _rootfs(store: Store, search_path: str | None) -> "Rootfs":

@@ -29,11 +29,13 @@ class Output:
 class RegistryOptions:
     """How registries are reached.
 
-    `docker_config` is the folder of docker's `config.json`; `proxies` maps `http`, `https`
+    `docker_config` is the folder of docker's `config.json`; its `proxies` for `docker_host`, else
+    for `default`, are given to RUN as docker does. `proxies` maps `http`, `https`
     and `no` to what `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` would hold.
     """
 
     docker_config: Path | None = None
+    docker_host: str = "unix:///var/run/docker.sock"
     proxies: Mapping[str, str] = field(default_factory=dict)
     ca_file: Path | None = None
     jobs: int = 4

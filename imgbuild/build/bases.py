@@ -1,5 +1,6 @@
 """Where FROM and COPY --from find images: --build-context, the local store, a registry."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -7,8 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imgbuild.build.images import for_platform, load_image
+from imgbuild.build.platforms import host_platform
 from imgbuild.errors import ImageError, NameNotFoundError, UsageError
 from imgbuild.events import EventSink, Notice
+from imgbuild.oci.codec import descriptor_from_json, descriptor_to_json
 from imgbuild.oci.config import ImageConfig
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.manifest import Manifest, parse_manifest
@@ -102,29 +105,52 @@ class Bases:
         descriptor = self._lookup.pull(reference, platform)
         self.fresh.add(name)
         image = load_image(store.blobs, name, descriptor, platform)
-        # With its digest where it has one: the tag beside it may stand for another image by now.
-        store.names.tag(str(reference), descriptor)
+        self._remember(reference, descriptor, platform)
         return image
 
-    def _stored(self, name: str, reference: Reference, platform: Platform) -> BaseImage | None:
-        store = self._lookup.store
+    def _remember(self, reference: Reference, descriptor: Descriptor, platform: Platform) -> None:
+        """Name a pulled image; a foreign one does not take the name from what runs here."""
+        store, name = self._lookup.store, str(reference)
+        store.cache.set_memo(
+            _memo_key(name, platform), json.dumps(descriptor_to_json(descriptor), sort_keys=True)
+        )
+        if host_platform().matches(platform) or self._named(name) is None:
+            # With its digest where it has one: the tag beside it may stand for another image by now.
+            store.names.tag(name, descriptor)
+
+    def _named(self, name: str) -> Descriptor | None:
         try:
-            descriptor = store.names.resolve(str(reference))
+            return self._lookup.store.names.resolve(name)
         except NameNotFoundError:
             return None
-        if not store.blobs.exists(descriptor):
+
+    def _stored(self, name: str, reference: Reference, platform: Platform) -> BaseImage | None:
+        """Return the image by its name, else what was pulled by that name for this platform."""
+        found = self._named(str(reference))
+        if found is None:
             return None
-        image = load_image(store.blobs, name, descriptor, platform)
-        if not all(store.blobs.exists(layer.descriptor) for layer in image.layers):
+        image = self._complete(name, found, platform)
+        if image is None:
             return None
-        if image.config.platform.architecture and not image.config.platform.matches(platform):
-            self._lookup.events(
-                Notice(
-                    f"{name} in the store is for {image.config.platform}; pulling for {platform}"
-                )
-            )
+        own = image.config.platform
+        if not own.architecture or own.matches(platform):
+            return image
+        memo = self._lookup.store.cache.memo(_memo_key(str(reference), platform))
+        if memo is not None:
+            pulled = descriptor_from_json(json.loads(memo), "base memo")
+            if image := self._complete(name, pulled, platform):
+                return image
+        self._lookup.events(Notice(f"{name} in the store is for {own}; pulling for {platform}"))
+        return None
+
+    def _complete(self, name: str, found: Descriptor, platform: Platform) -> BaseImage | None:
+        """Read an image of the store; None when it is not all there."""
+        blobs = self._lookup.store.blobs
+        if not blobs.exists(found):
             return None
-        return image
+        image = load_image(blobs, name, found, platform)
+        complete = all(blobs.exists(layer.descriptor) for layer in image.layers)
+        return image if complete else None
 
     def _from_layout(self, name: str, context: str, platform: Platform) -> BaseImage:
         from imgbuild.store.layout import OciLayout, split_location
@@ -154,6 +180,10 @@ class Bases:
                 hint="leave --platform out",
             )
         return replace(image, name=name)
+
+
+def _memo_key(name: str, platform: Platform) -> str:
+    return f"base {platform} {name}"
 
 
 def _is_complete(store: Store, descriptor: Descriptor) -> bool:

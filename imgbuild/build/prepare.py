@@ -2,17 +2,21 @@
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from imgbuild.build.bases import Bases, Lookup, Pull, directory_contexts
 from imgbuild.build.context import ContextTree, open_context
+from imgbuild.build.emulation import check_runnable
 from imgbuild.build.engine import BuildInputs, open_contexts
 from imgbuild.build.places import check_context, no_dockerfile, unreadable
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
+from imgbuild.dockerfile.frontend import ARGUMENT as BUILDKIT_SYNTAX
+from imgbuild.dockerfile.frontend import refuse_foreign_frontend
+from imgbuild.dockerfile.instructions import Dockerfile
 from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import ContextError
 from imgbuild.events import EventSink
@@ -37,15 +41,20 @@ class Prepared(NamedTuple):
     inputs: BuildInputs
 
 
-def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) -> Prepared:
+def prepare(
+    options: BuildOptions,
+    store: Store,
+    pull: Pull,
+    events: EventSink,
+    proxies: Mapping[str, str] | None = None,
+) -> Prepared:
     """Read the Dockerfile, resolve the bases that the target needs, and plan the build.
 
-    Raises `ContextError` for a missing context or Dockerfile, `DockerfileError`, and what
-    looking for bases raises.
+    `proxies` are the caller's settings for commands, such as `HTTP_PROXY`. Raises `ContextError`
+    for a missing context or Dockerfile, `DockerfileError`, and what looking for bases raises.
     """
     check_context(options.context)
-    name, data, place = read_dockerfile(options)
-    dockerfile = parse(data, name)
+    dockerfile, place = load_dockerfile(options)
     directories = directory_contexts(options.build_contexts)
     host = host_platform()
     clamp = options.source_date_epoch
@@ -60,10 +69,12 @@ def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) 
         network=options.network,
         contexts=frozenset(options.build_contexts),
         directory_contexts=frozenset(directories),
+        proxies=proxies or {},
     )
     lookup = Lookup(store, options.build_contexts, pull, events, options.search_path, options.pull)
     bases = Bases(lookup)
     plan = make_plan(dockerfile, plan_options, bases.resolve)
+    check_runnable(plan, host, dockerfile.source)
     named: dict[str, Callable[[], ContextTree]] = {
         key: partial(open_context, path) for key, path in directories.items()
     }
@@ -79,6 +90,16 @@ def prepare(options: BuildOptions, store: Store, pull: Pull, events: EventSink) 
         source=dockerfile.source,
     )
     return Prepared(plan, inputs)
+
+
+def load_dockerfile(options: BuildOptions) -> tuple[Dockerfile, Path | None]:
+    """Read and parse the Dockerfile; return it with where it is (None: standard input).
+
+    Raises `ContextError`, and `DockerfileError` also for a text in another language.
+    """
+    name, data, place = read_dockerfile(options)
+    refuse_foreign_frontend(data, name, options.build_args.get(BUILDKIT_SYNTAX))
+    return parse(data, name), place
 
 
 def read_dockerfile(options: BuildOptions) -> tuple[str, bytes, Path | None]:

@@ -32,11 +32,12 @@ def parse_epoch(text: str, name: str = "SOURCE_DATE_EPOCH") -> int:
 
 
 def registry_options() -> RegistryOptions:
-    """Collect what concerns registries: `DOCKER_CONFIG`, the proxies and `SSL_CERT_FILE`."""
+    """Collect what concerns registries: `DOCKER_CONFIG`, `DOCKER_HOST`, the proxies and `SSL_CERT_FILE`."""
     config = os.environ.get("DOCKER_CONFIG")
     certificates = os.environ.get("SSL_CERT_FILE")
     return RegistryOptions(
         docker_config=Path(config) if config else Path.home() / ".docker",
+        docker_host=os.environ.get("DOCKER_HOST") or RegistryOptions().docker_host,
         proxies=_proxies(),
         ca_file=Path(certificates) if certificates else None,
     )

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from imgbuild.errors import AuthenticationError
 from imgbuild.oci.reference import HUB
+from imgbuild.registry.docker_config import load_config, malformed, mapping
 
 _HUB_KEY = "https://index.docker.io/v1/"
 _HUB_NAMES = frozenset({HUB, "index.docker.io", "registry-1.docker.io"})
@@ -53,8 +53,8 @@ def find_credential(
     if folder is None:
         return None
     path = folder / "config.json"
-    config = _load(path)
-    auths = _mapping(config, "auths", path)
+    config = load_config(path)
+    auths = mapping(config, "auths", path)
     server = _HUB_KEY if domain == HUB else domain
     helper = _helper_for(config, server, domain, path)
     if helper:
@@ -64,44 +64,11 @@ def find_credential(
     return _from_auths(auths, domain, path)
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise AuthenticationError(
-            f"cannot read {path}: {error.strerror}", hint="check the permissions of the file"
-        ) from None
-    try:
-        config = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(path, str(error)) from None
-    if not isinstance(config, dict):
-        raise _malformed(path, "it is not a JSON object")
-    return config
-
-
-def _malformed(path: Path, why: str) -> AuthenticationError:
-    return AuthenticationError(
-        f"{path} is malformed: {why}", hint="repair it, or remove it and run `docker login` again"
-    )
-
-
-def _mapping(config: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
-    value = config.get(key)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise _malformed(path, f"{key} is not an object")
-    return value
-
-
 def _helper_for(config: dict[str, Any], server: str, domain: str, path: Path) -> str:
-    helpers = _mapping(config, "credHelpers", path)
+    helpers = mapping(config, "credHelpers", path)
     name = helpers.get(server) or helpers.get(domain) or config.get("credsStore") or ""
     if not isinstance(name, str) or "/" in name or "\0" in name:
-        raise _malformed(path, "the name of a credential helper is not a plain name")
+        raise malformed(path, "the name of a credential helper is not a plain name")
     return name
 
 
@@ -128,7 +95,7 @@ def _from_entry(entry: dict[str, Any], key: str, path: Path) -> Credential | Non
         try:
             decoded = base64.b64decode(encoded, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
-            raise _malformed(path, f"the auth of {key} is not base64") from None
+            raise malformed(path, f"the auth of {key} is not base64") from None
         # A password may hold colons, a user name may not; old versions padded with NULs.
         username, _, password = decoded.rstrip("\0").partition(":")
     if identity or bearer:

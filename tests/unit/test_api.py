@@ -10,8 +10,9 @@ import pytest
 
 import imgbuild
 from imgbuild.errors import NameNotFoundError, StoreError, UsageError
-from imgbuild.events import BuildFinished, Event
-from imgbuild.options import BuildOptions, Output
+from imgbuild.events import BuildFinished, Event, Notice
+from imgbuild.options import BuildOptions, Output, RegistryOptions
+from imgbuild.plan.model import RunStep
 
 
 @pytest.fixture
@@ -150,6 +151,48 @@ def test_a_plan_builds_nothing(context: Path, store: Path) -> None:
     assert [step.created_by for step in plan.stages[0].steps][1] == "COPY f / # buildkit"
     assert imgbuild.images(store=store) == []
     assert not list((store / "blobs/sha256").iterdir())
+
+
+def test_a_text_is_parsed_without_a_store() -> None:
+    found = imgbuild.parse("FROM debian AS x\nRUN true\n")
+    assert [stage.from_.name for stage in found.stages] == ["x"]
+    with pytest.raises(imgbuild.DockerfileError, match="unknown instruction: COPPY") as caught:
+        imgbuild.parse(b"FROM x\nCOPPY a b\n", "web.Dockerfile")
+    assert caught.value.span == ("web.Dockerfile", 2, 2)
+
+
+def test_another_language_is_told_before_it_is_parsed(context: Path, store: Path) -> None:
+    (context / "Dockerfile").write_text("#syntax=example.com/yaml\nversion: 1\n")
+    with pytest.raises(imgbuild.DockerfileError, match="the frontend example.com/yaml"):
+        imgbuild.plan(context, store=store)
+    own = {"BUILDKIT_SYNTAX": "docker/dockerfile:1"}
+    with pytest.raises(imgbuild.DockerfileError, match="unknown instruction: version:"):
+        imgbuild.plan(context, store=store, build_args=own)
+
+
+def test_proxies_of_docker_reach_commands_only(context: Path, store: Path, tmp_path: Path) -> None:
+    (context / "Dockerfile").write_text(
+        'FROM scratch\nCOPY f /\nRUN ["/f"]\nARG HTTP_PROXY\nRUN ["/f"]\n'
+    )
+    (tmp_path / "config.json").write_text(
+        '{"proxies": {"default": {"httpProxy": "http://p", "noProxy": "a"}}}'
+    )
+    registry = RegistryOptions(docker_config=tmp_path)
+    plan = imgbuild.plan(context, store=store, registry=registry, build_args={"NO_PROXY": "b"})
+    first, second = (step for step in plan.stages[0].steps if isinstance(step, RunStep))
+    pairs = [("HTTP_PROXY", "http://p"), ("http_proxy", "http://p")]
+    pairs += [("NO_PROXY", "b"), ("no_proxy", "b")]
+    assert list(first.hidden_env) == pairs
+    assert not {"HTTP_PROXY", "NO_PROXY"} & dict(first.env).keys()
+    assert first.created_by == "RUN /f # buildkit"
+    # Declared, it is an argument as any other.
+    assert dict(second.env)["HTTP_PROXY"] == "http://p"
+    assert second.created_by == "RUN |1 HTTP_PROXY=http://p /f # buildkit"
+    (tmp_path / "config.json").write_text("{")
+    events: list[Event] = []
+    options = BuildOptions(context, store=store, registry=registry)
+    assert imgbuild.plan(options, events=events.append).stages
+    assert [type(event) for event in events] == [Notice]
 
 
 def test_a_name_stays_when_an_output_fails(

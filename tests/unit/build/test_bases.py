@@ -166,6 +166,30 @@ def test_what_was_pulled_is_named(store: Store, image: Descriptor) -> None:
     assert store.names.resolve("docker.io/library/debian:latest").digest == image.digest
 
 
+def test_images_for_several_platforms_live_under_one_name(
+    store: Store, image: Descriptor, context: Path
+) -> None:
+    """As `FROM --platform=$BUILDPLATFORM x` and `FROM x` in one Dockerfile ask for."""
+    foreign = build(store, context, "FROM scratch\nCOPY f /f\n", platform=OTHER).descriptor
+    images = {HOST: image, OTHER: foreign}
+    pulled: list[Platform] = []
+
+    def pull(_reference: Reference, platform: Platform) -> Descriptor:
+        pulled.append(platform)
+        return images[platform]
+
+    for _ in range(2):
+        for platform in (OTHER, HOST):
+            found = bases(store, pull=pull).resolve("debian", platform)
+            assert found.digest == images[platform].digest
+            assert found.config.platform.matches(platform)
+    assert pulled == [OTHER, HOST]
+    # The name is for what runs here.
+    assert store.names.resolve("docker.io/library/debian:latest").digest == image.digest
+    bases(store, pull=pull, always_pull=True).resolve("debian", OTHER)
+    assert store.names.resolve("docker.io/library/debian:latest").digest == image.digest
+
+
 @pytest.mark.parametrize("name", ["debian@{}", "debian:12@{}"])
 def test_what_was_pulled_by_digest_is_asked_for_once_and_moves_no_tag(
     store: Store, image: Descriptor, name: str
