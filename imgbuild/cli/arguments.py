@@ -8,7 +8,7 @@ import click
 
 from imgbuild.cli import environment
 from imgbuild.errors import UsageError
-from imgbuild.options import Output, RegistryOptions
+from imgbuild.options import Output
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,7 +69,7 @@ def plan_options(function: F) -> F:
             "docker-image://NAME or host://PROGRAM,….",
         ),
         click.option(
-            "--label", "labels", metavar="NAME=VALUE", multiple=True, help="Label the image."
+            "--label", "labels", metavar="NAME[=VALUE]", multiple=True, help="Label the image."
         ),
         click.option("--target", metavar="STAGE", help="The stage to build."),
         click.option("--platform", metavar="OS/ARCH", help="The platform of the image."),
@@ -78,7 +78,7 @@ def plan_options(function: F) -> F:
             type=click.Choice(["default", "host", "none"]),
             default="default",
             show_default=True,
-            help="The network that RUN sees.",
+            help="The network that RUN sees; none holds against RUN --network=host, too.",
         ),
         click.option("--pull", is_flag=True, help="Ask the registry for base images again."),
         click.option(
@@ -114,7 +114,11 @@ def build_fields(
     **rest: Any,
 ) -> dict[str, Any]:
     """Turn the flags of `plan_options` into fields of `BuildOptions`."""
-    given = (environment.build_arg(text) for text in build_args)
+    given = dict(filter(None, map(environment.build_arg, build_args)))
+    if timestamp is not None and given.get("SOURCE_DATE_EPOCH", timestamp) != timestamp:
+        raise UsageError(
+            "--timestamp and --build-arg SOURCE_DATE_EPOCH differ", hint="give one of them"
+        )
     if timestamp is None:
         epoch = environment.source_date_epoch()
     else:
@@ -122,9 +126,10 @@ def build_fields(
     return {
         "context": context,
         "dockerfile": dockerfile,
-        "build_args": dict(pair for pair in given if pair is not None),
+        "build_args": given,
         "build_contexts": pairs(build_contexts, "--build-context", "NAME=SOURCE"),
-        "labels": pairs(labels, "--label"),
+        # As with docker, a label without a value is an empty one.
+        "labels": pairs(tuple(t if "=" in t else f"{t}=" for t in labels), "--label"),
         "source_date_epoch": epoch,
         "registry": environment.registry_options(),
         "search_path": environment.search_path(),
@@ -136,7 +141,7 @@ _OUTPUT_KEYS = frozenset({"type", "dest", "tar"})
 
 
 def output(text: str) -> Output:
-    """Read one `--output`: `type=oci|docker,dest=PATH[,tar=false]`."""
+    """Read one `--output`: `type=oci|docker,dest=PATH[,tar=false]`; `-` is standard output."""
     fields = {}
     for part in text.split(","):
         key, equals, value = part.partition("=")
@@ -160,8 +165,3 @@ def output(text: str) -> Output:
     if kind == "docker" and not tar:
         raise UsageError("--output type=docker is always a tar", hint="use type=oci,tar=false")
     return Output("oci" if kind == "oci" else "docker", Path(dest), tar)
-
-
-def registry_fields() -> RegistryOptions:
-    """Return what the environment says about registries."""
-    return environment.registry_options()

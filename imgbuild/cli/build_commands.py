@@ -34,7 +34,8 @@ from imgbuild.options import ProgressMode
     "outputs",
     metavar="SPEC",
     multiple=True,
-    help="Also write type=oci,dest=FILE, type=oci,tar=false,dest=DIR or type=docker,dest=FILE.",
+    help="Also write type=oci,dest=FILE, type=oci,tar=false,dest=DIR or type=docker,dest=FILE; "
+    "dest=- is standard output.",
 )
 @click.option("--push", is_flag=True, help="Push every name once the image is built.")
 @click.option(
@@ -62,7 +63,7 @@ def build_command(
 ) -> None:
     """Build an image from the Dockerfile in PATH."""
     from imgbuild import api
-    from imgbuild.options import BuildOptions
+    from imgbuild.options import STDOUT, BuildOptions
 
     options = BuildOptions(
         **build_fields(tags=tags, outputs=tuple(output(text) for text in outputs), **flags)
@@ -76,4 +77,6 @@ def build_command(
             error.output = b""  # it was shown while the step ran
         raise
     if quiet:
-        click.echo(result.digest)
+        # Standard output may be an archive.
+        archive = any(item.dest == STDOUT for item in options.outputs)
+        click.echo(result.digest, err=archive)

@@ -22,7 +22,7 @@ def pull_command(name: str, platform: str | None, store: Path, progress: Progres
     registry = environment.registry_options()
     with shown(progress) as sink:
         info = api.pull(name, platform=platform, store=store, registry=registry, events=sink)
-    click.echo(f"{info.name}@{info.digest}")
+    click.echo(info.name if "@" in info.name else f"{info.name}@{info.digest}")
 
 
 @click.command("push")

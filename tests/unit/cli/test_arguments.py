@@ -1,11 +1,17 @@
+import io
+import re
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from imgbuild import api
 from imgbuild.cli import arguments, environment, images_commands
 from imgbuild.cli.main import COMMANDS, CommandTable, command_line, main
 from imgbuild.errors import StepFailedError, UsageError
 from imgbuild.options import BuildOptions, Output
+from tests.support.command import imgbuild
 
 
 @pytest.mark.parametrize(
@@ -36,6 +42,57 @@ def test_output_is_read(text: str, output: Output) -> None:
 def test_bad_output_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         arguments.output(text)
+
+
+def fields(**given: object) -> dict[str, object]:
+    """The fields of a build with these flags and no others."""
+    flags: dict[str, Any] = {
+        "build_args": (), "build_contexts": (), "labels": (), "timestamp": None, **given
+    }  # fmt: skip
+    return arguments.build_fields(context=Path(), dockerfile=None, **flags)
+
+
+def test_a_label_without_a_value_is_empty() -> None:
+    labels = fields(labels=("a", "b=", "c=1=2"))["labels"]
+    assert labels == {"a": "", "b": "", "c": "1=2"}
+    for text in ("", "=x"):
+        with pytest.raises(UsageError, match="invalid --label"):
+            fields(labels=(text,))
+
+
+def test_two_times_that_differ_are_refused() -> None:
+    with pytest.raises(UsageError, match="differ"):
+        fields(timestamp="5", build_args=("SOURCE_DATE_EPOCH=7",))
+    same = fields(timestamp="5", build_args=("SOURCE_DATE_EPOCH=5",))
+    assert same["source_date_epoch"] == 5
+
+
+def test_a_digest_stays_out_of_an_archive_on_standard_output(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nLABEL a=b\n")
+    flags = ["-q", "-o", "type=oci,dest=-", "."]
+    done = imgbuild(*flags, cwd=tmp_path, store=tmp_path / "store")
+    digest = done.stderr.decode().strip()
+    assert re.fullmatch("sha256:[0-9a-f]{64}", digest)
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        assert f"blobs/sha256/{digest[7:]}" in archive.getnames()
+    assert not done.stdout.rstrip(b"\0").endswith(b"\n")
+    plain = imgbuild("-q", ".", cwd=tmp_path, store=tmp_path / "store")
+    assert (plain.stdout.decode().strip(), plain.stderr) == (digest, b"")
+
+
+def test_a_pulled_digest_is_printed_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = "sha256:" + "a" * 64
+
+    def pull(name: str, **_: object) -> api.ImageInfo:
+        return api.ImageInfo(name, name, digest, 1, None)
+
+    monkeypatch.setattr(api, "pull", pull)
+    assert main(["pull", f"r.example/a@{digest}"]) == 0
+    assert main(["pull", "r.example/a:1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"r.example/a@{digest}", f"r.example/a:1@{digest}"]
 
 
 def test_build_arguments_come_from_the_environment_when_they_have_no_value(
