@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from imgbuild.errors import Span
+
 Verdict = Literal["cached", "done", "failed"]
 
 
@@ -57,6 +59,21 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckWarning:
+    """A build check found something in the Dockerfile.
+
+    `message` is about this place, `detail` about the `rule`; `url` is a page that explains the rule,
+    empty where there is none.
+    """
+
+    rule: str
+    message: str
+    detail: str
+    url: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
 class BuildFinished:
     digest: str
     names: tuple[str, ...]
@@ -70,6 +87,7 @@ Event = (
     | StepFinished
     | TransferProgress
     | Notice
+    | CheckWarning
     | BuildFinished
 )
 EventSink = Callable[[Event], None]

@@ -8,10 +8,11 @@ from typing import TextIO, assert_never
 
 from imgbuild.cli import environment
 from imgbuild.cli.lines import LineSplitter
-from imgbuild.cli.text import ending, sanitise, size
+from imgbuild.cli.text import ending, found, sanitise, size
 from imgbuild.events import (
     BuildFinished,
     BuildStarted,
+    CheckWarning,
     Event,
     EventSink,
     Notice,
@@ -32,6 +33,7 @@ class PlainProgress:
         self._started: dict[int, float] = {}
         self._lines: dict[tuple[int, str], LineSplitter] = {}
         self._transfers: set[str] = set()
+        self._warnings: list[CheckWarning] = []
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -50,11 +52,19 @@ class PlainProgress:
                 self._transfer(event)
             case Notice():
                 self._print(f"notice: {event.message}")
+            case CheckWarning():
+                self._warnings.append(event)
             case BuildFinished():
                 for line in ending(event):
                     self._print(line)
             case _:
                 assert_never(event)
+
+    def close(self) -> None:
+        """Tell what the checks found; also after an error."""
+        for line in found(self._warnings):
+            self._print(line)
+        self._warnings.clear()
 
     def _output(self, number: int, lines: list[str]) -> None:
         seconds = time.monotonic() - self._started.get(number, time.monotonic())

@@ -6,10 +6,11 @@ import time
 from typing import TYPE_CHECKING, TextIO, assert_never
 
 from imgbuild.cli.lines import LineSplitter
-from imgbuild.cli.text import ending, fit, sanitise, size
+from imgbuild.cli.text import ending, fit, found, sanitise, size
 from imgbuild.events import (
     BuildFinished,
     BuildStarted,
+    CheckWarning,
     Event,
     Notice,
     StepFinished,
@@ -34,6 +35,7 @@ class TerminalProgress:
         self._lock = threading.RLock()
         self._running: dict[str, tuple[str, float]] = {}
         self._lines: dict[tuple[int, str], LineSplitter] = {}
+        self._warnings: list[CheckWarning] = []
         self._console: Console | None = None
         self._live: Live | None = None
         self._timer: threading.Timer | None = None
@@ -59,6 +61,8 @@ class TerminalProgress:
                 self._transfer(event)
             case Notice():
                 self._line(f"notice: {event.message}", "yellow")
+            case CheckWarning():
+                self._warnings.append(event)
             case BuildFinished():
                 self._end(event)
             case _:
@@ -178,6 +182,9 @@ class TerminalProgress:
                 self._lock.acquire()
 
     def close(self) -> None:
-        """Leave the terminal as it was, also after an error."""
+        """Leave the terminal as it was and tell what the checks found, also after an error."""
         with self._lock:
             self._stop()
+            for line in found(self._warnings):
+                self._line(line, "yellow")
+            self._warnings.clear()

@@ -1,8 +1,9 @@
 """Text from untrusted sources, made safe for a terminal; sizes and durations for people."""
 
 import re
+from collections.abc import Sequence
 
-from imgbuild.events import BuildFinished
+from imgbuild.events import BuildFinished, CheckWarning
 
 # Colours (SGR) may stay; every other control sequence could move the cursor, set the
 # title or answer back (https://invisible-island.net/xterm/ctlseqs/ctlseqs.html).
@@ -41,6 +42,16 @@ def ending(event: BuildFinished) -> tuple[str, str]:
     """Return the last two lines of a build: what it made, and under which names."""
     named = f"as {', '.join(event.names)}" if event.names else "without a name; -t NAME gives one"
     return event.digest, f"built in {event.seconds:.1f}s {named}"
+
+
+def found(warnings: Sequence[CheckWarning]) -> list[str]:
+    """Return the lines that tell at the end of a build what the checks found, in docker's words."""
+    if not warnings:
+        return []
+    many = "s" if len(warnings) > 1 else ""
+    head = f"{len(warnings)} warning{many} found (use imgbuild check to expand):"
+    rows = (f" - {each.rule}: {each.message} (line {each.span.first})" for each in warnings)
+    return [head, *rows]
 
 
 def size(count: int) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from imgbuild.dockerfile.source import BLANKS, Source
 
 _KNOWN = ("syntax", "escape", "check")
-_DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(.+?)[\t\n\f\r ]*\Z")
+DIRECTIVE = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(.+?)[\t\n\f\r ]*\Z")
 
 
 class Directives(NamedTuple):
@@ -70,7 +70,7 @@ def find_syntax(text: str) -> Syntax | None:
 def _directive(line: str, comment: str) -> tuple[str, str] | None:
     if not line.startswith(comment):
         return None
-    match = _DIRECTIVE.match(line.removeprefix(comment).lstrip(BLANKS))
+    match = DIRECTIVE.match(line.removeprefix(comment).lstrip(BLANKS))
     if match is None or match[1].lower() not in _KNOWN:
         return None
     return match[1].lower(), match[2]

@@ -84,14 +84,14 @@ def _read_from(source: Source, escape: str, at: int, nodes: list[Node]) -> int:
             continue  # part of a here-document's body
         if piece.first < at:
             return at
-        comments = _comments(source, at, piece.first)
+        comments = comments_between(source, at, piece.first)
         node, at = _read_node(source, escape, piece, comments)
         nodes.append(node)
-    _comments(source, at, len(source.lines))
+    comments_between(source, at, len(source.lines))
     return len(source.lines)
 
 
-def _comments(source: Source, first: int, end: int) -> tuple[str, ...]:
+def comments_between(source: Source, first: int, end: int) -> tuple[str, ...]:
     """Collect the comments between two instructions, and see to it that there is nothing else.
 
     A comment without text starts a new group. Of an indented comment the `#` is kept, as in

@@ -21,8 +21,8 @@ from imgbuild.errors import DockerfileError, Span
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*\Z")
 _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
 _ONBUILD = re.compile(rf"^[{BLANKS}]*onbuild[\t\n\f\r ]*", re.IGNORECASE)
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _MILLISECOND = 10**6
 
 _NO_FLAGS: Mapping[str, str] = {}
@@ -165,7 +165,7 @@ def _check_device(text: str) -> None:
         key, equals, value = field.partition("=")
         key = key.lower()
         if key == "required":
-            if equals and value not in _TRUE | _FALSE:
+            if equals and value not in TRUE | FALSE:
                 raise DockerfileError(f"invalid value for {key}: {value}")
         elif key == "name" and equals:
             if name:
