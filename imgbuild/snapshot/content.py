@@ -1,11 +1,14 @@
 """Read file contents out of a layer's tar at any offset, without keeping the tar in memory."""
 
+import errno
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from imgbuild.errors import ImageError
+from imgbuild.errors import ImageError, StoreError
+from imgbuild.sandbox.failures import disk_full
 
 _CHUNK = 1 << 20
 _DAMAGED = "the store is damaged; pull or build the image again"
@@ -32,7 +35,8 @@ class LayerCursor:
             stream.close()
             stream = self._stream = self._open_raw()
             self._position = 0
-            self._spill = _nameless(self._scratch)
+            with _spilling():
+                self._spill = _nameless(self._scratch)
         if self._spill is not None:
             self._fill(self._spill, stream, offset + size)
             self._spill.seek(offset)
@@ -53,7 +57,9 @@ class LayerCursor:
     def _fill(self, spill: IO[bytes], stream: BinaryIO, end: int) -> None:
         spill.seek(0, io.SEEK_END)
         while self._position < end:
-            spill.write(self._advance(stream, end - self._position))
+            data = self._advance(stream, end - self._position)
+            with _spilling():
+                _write_all(spill, data)
 
     def _advance(self, stream: BinaryIO, distance: int) -> bytes:
         data = stream.read(min(distance, _CHUNK))
@@ -66,7 +72,28 @@ class LayerCursor:
 def _nameless(folder: Path | None) -> IO[bytes]:
     import tempfile
 
-    return tempfile.TemporaryFile(dir=folder)
+    # Without a buffer a full disk is noticed by the write, not again by a close.
+    return tempfile.TemporaryFile(dir=folder, buffering=0)
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+@contextmanager
+def _spilling() -> Iterator[None]:
+    """Raise `StoreError`, or `DiskFullError`, for an `OSError` of the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise disk_full("to read a layer out of order") from None
+        raise StoreError(
+            f"cannot keep what is read of a layer: {error.strerror}",
+            hint="make the store writable for this user, or name another one with --store",
+        ) from None
 
 
 class ContentReader(io.RawIOBase):

@@ -3,11 +3,11 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
-from imgbuild.errors import ImageError
+from imgbuild.errors import DiskFullError, ImageError, StoreError
 from imgbuild.layer.entry import Entry
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.digest import digest_bytes
@@ -251,6 +251,28 @@ def test_contents_in_order_need_one_pass_and_out_of_order_two(tmp_path: Path) ->
     root.close()
 
 
+def read_out_of_order(scratch: Path) -> None:
+    contents = {b"a": b"first", b"c": b"third" * 1000}
+    layer = FakeLayer(*(file(path) for path in contents), contents=contents)
+    with RootView([layer.files()], scratch) as root:
+        for path in (b"c", b"a", b"c"):
+            root.open(path).read()
+
+
+def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        monkeypatch.context() as patch,
+        open("/dev/full", "r+b", buffering=0) as full,
+        pytest.raises(DiskFullError) as caught,
+    ):
+        # What cannot be sought is no matter: a spill starts empty.
+        patch.setattr("imgbuild.snapshot.content._nameless", lambda _folder: full)
+        read_out_of_order(tmp_path)
+    assert caught.value.hint
+    with pytest.raises(StoreError, match="cannot keep"):
+        read_out_of_order(tmp_path / "absent")
+
+
 def test_two_files_can_be_read_side_by_side(tmp_path: Path) -> None:
     contents = {b"a": bytes(range(256)) * 10, b"b": b"b" * 3000}
     layer = FakeLayer(file(b"a"), file(b"b"), contents=contents)
@@ -329,3 +351,18 @@ def test_walk_is_ordered_by_components_and_skips_what_is_gone() -> None:
         b"a.b",
     ]
     assert [path for path, _ in root.walk(b"a")] == [b"a/sub", b"a/sub/y", b"a/sub-z"]
+
+
+def test_a_nearly_full_disk_loses_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reluctant(io.FileIO):
+        def write(self, data: Any, /) -> int:
+            return super().write(memoryview(data)[:7])
+
+    monkeypatch.setattr(
+        "imgbuild.snapshot.content._nameless", lambda folder: Reluctant(folder / "spill", "w+b")
+    )
+    contents = {b"a": b"first", b"c": b"third" * 1000}
+    layer = FakeLayer(*(file(path) for path in contents), contents=contents)
+    with RootView([layer.files()], tmp_path) as root:
+        for path in (b"c", b"a", b"c"):
+            assert root.open(path).read() == contents[path]
