@@ -33,6 +33,10 @@ def run_image(
     argv = (*(run.entrypoint or ()), *(command or run.cmd or ()))
     if not argv:
         raise UsageError(f"{name} has no command", hint=f"give one: imgbuild run {name} COMMAND")
+    if not argv[0]:
+        raise UsageError(
+            f"the command of {name} is an empty text", hint=f"give one: imgbuild run {name} COMMAND"
+        )
     with rootfs.open() as roots, roots.workspace(image.layers) as workspace:
         who = users.run_user(Accounts().reader(workspace), run.user)
         env = {"PATH": STANDARD_PATH, "HOME": who.home, **dict(run.env)}

@@ -3,7 +3,9 @@
 import errno
 from typing import Any
 
-from imgbuild.errors import DiskFullError, ImgbuildError, SandboxError
+from imgbuild.errors import DiskFullError, ImgbuildError, SandboxError, StepFailedError
+
+_NOT_EXECUTABLE = 126  # as a shell has it
 
 _IN_CONTAINERS = (
     "In a container, start it with --security-opt seccomp=unconfined --security-opt "
@@ -71,6 +73,8 @@ def explain(error: dict[str, Any]) -> ImgbuildError:
             return _error(*_MEANINGS["unshare"], error)
         return disk_full(error["message"])
     what, hint = _MEANINGS.get(op, ("the sandbox broke", None))
+    if op == "workdir":  # the image's fault, not this host's
+        return StepFailedError(f"{what}: {error['message']}", status=_NOT_EXECUTABLE, hint=hint)
     return _error(what, hint, error)
 
 

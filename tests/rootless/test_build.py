@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbuild.errors import ImageError, StepFailedError
+from imgbuild.errors import ImageError, Span, StepFailedError
 from imgbuild.events import Event, StepFinished, StepOutput
 from imgbuild.store.store import Store
 from tests.support import validate
@@ -195,6 +195,15 @@ def test_the_same_steps_give_the_same_image(context: Path, tmp_path: Path) -> No
         with Store.open(tmp_path / f"s{number}") as store, store.build_lock():
             digests.add(build(store, context, text, contexts=BASE, clamp=5).descriptor.digest)
     assert len(digests) == 1
+
+
+def test_a_workdir_below_a_file_is_the_dockerfiles_fault(store: Store, context: Path) -> None:
+    lines = ["FROM base", "WORKDIR /w/x", "RUN rm -r /w && id > /w", "RUN id", ""]
+    with pytest.raises(StepFailedError, match="working directory") as caught:
+        build(store, context, "\n".join(lines), contexts=BASE)
+    assert caught.value.exit_code == 1
+    assert caught.value.span == Span("Dockerfile", 4, 4)
+    assert "WORKDIR" in str(caught.value.hint)
 
 
 def test_users_that_a_run_makes_are_known_to_the_next(store: Store, context: Path) -> None:

@@ -55,6 +55,15 @@ def test_our_own_failure_in_run_is_125(store: Path) -> None:
     assert b"no-such-image" in done.stderr
 
 
+def test_an_empty_command_is_refused_before_anything_starts(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text('FROM my-python-image\nENTRYPOINT []\nCMD [""]\n')
+    imgbuild("-t", "empty", tmp_path, store=store)
+    done = imgbuild("run", "empty", store=store, check=False)
+    assert done.returncode == 125
+    assert b"error: the command of docker.io/library/empty:latest is an empty text" in done.stderr
+    assert imgbuild("run", "empty", "ls", "/app", store=store).stdout
+
+
 _WATCH = """
 import sys
 started = []
