@@ -14,6 +14,12 @@ def csv_fields(line: str) -> list[str]:
         at += 1  # the comma
 
 
+def csv_pairs(line: str) -> list[tuple[str, str]]:
+    """Split one line into keys, in lower case, and values; of a key alone the value is empty."""
+    pairs = (field.partition("=") for field in csv_fields(line))
+    return [(key.lower(), value) for key, _, value in pairs]
+
+
 def _plain_field(line: str, at: int) -> tuple[str, int]:
     end = line.find(",", at)
     end = len(line) if end < 0 else end

@@ -41,17 +41,24 @@ from imgbuild.plan.scope import (
 )
 from imgbuild.plan.stage import StageWork, Text
 from imgbuild.plan.support import unsupported
+from imgbuild.plan.watch import NOBODY, Watch
 
 ResolveBase = Callable[[str, Platform], BaseImage]
 
 __all__ = ["PlanOptions", "ResolveBase", "make_plan"]
 
 
-def make_plan(dockerfile: Dockerfile, options: PlanOptions, resolve_base: ResolveBase) -> BuildPlan:
+def make_plan(
+    dockerfile: Dockerfile,
+    options: PlanOptions,
+    resolve_base: ResolveBase,
+    watch: Watch = NOBODY,
+) -> BuildPlan:
     """Return what building `dockerfile` means.
 
     `resolve_base` is called once for each image and platform that the target needs: with the name
     of a --build-context where one applies, else with the name as FROM or COPY --from has it.
+    `watch` is told of everything as it is come to.
     Raises `DockerfileError`, and what `resolve_base` raises, with the place added.
     """
     if not dockerfile.stages:
@@ -60,12 +67,16 @@ def make_plan(dockerfile: Dockerfile, options: PlanOptions, resolve_base: Resolv
             hint="start it with FROM, e.g. FROM debian:bookworm-slim",
             source=dockerfile.source,
         )
-    return _Planner(dockerfile, options, resolve_base).plan()
+    return _Planner(dockerfile, options, resolve_base, watch).plan()
 
 
 class _Planner:
     def __init__(
-        self, dockerfile: Dockerfile, options: PlanOptions, resolve_base: ResolveBase
+        self,
+        dockerfile: Dockerfile,
+        options: PlanOptions,
+        resolve_base: ResolveBase,
+        watch: Watch,
     ) -> None:
         given: Mapping[str, str] = {**options.proxies, **options.build_args}
         name = options.target or dockerfile.stages[-1].from_.name or ""
@@ -74,7 +85,9 @@ class _Planner:
         self._dockerfile = dockerfile
         self._options = options
         self._resolve_base = resolve_base
+        self._watch = watch
         self._arguments = global_arguments(dockerfile, given, predefined)
+        watch.begin(dockerfile, options, self._arguments, predefined)
         self._graph = Graph(dockerfile, self._arguments, options)
         self._images: dict[tuple[str, Platform], BaseImage] = {}
         self._bases: dict[int, BaseImage] = {}
@@ -88,7 +101,8 @@ class _Planner:
             graph.connect(node, node.items, dockerfile.source)
         check_cycles(graph, dockerfile.source)
         graph.settle_labels()
-        nodes = needed(graph, target, self._prepare)
+        wanted = graph.nodes if self._watch.all_stages else [target]
+        nodes = needed(graph, wanted, self._prepare)
         text = Text(dockerfile.source, dockerfile.source.split("\n"), dockerfile.escape)
         for node in nodes:
             self._plan_stage(node, text, is_target=node is target)
@@ -119,6 +133,8 @@ class _Planner:
         else:
             image = self._image(node.image, node.platform)
             self._bases[node.index] = image
+            if self._graph.context_of(node.image) is None:
+                self._watch.base(node, image)
             triggers = image.config.run.on_build
         if triggers:
             items = list(expand_triggers(triggers, node.span))
@@ -168,7 +184,8 @@ class _Planner:
         base, start, parent = self._start(node, text)
         config = Config(start, self._options.platform)
         scope = Scope(self._arguments, parent)
-        work = StageWork(node, base, config, scope, self._options.network)
+        self._watch.stage(node, start)
+        work = StageWork(node, base, config, scope, self._options.network, self._watch)
         stage = work.plan(text, self._source)
         if is_target and self._options.labels:
             config.add_labels(self._options.labels)

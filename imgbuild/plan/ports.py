@@ -19,7 +19,7 @@ def expand_ports(specs: Iterable[str]) -> list[str]:
 
 
 def _expand(spec: str) -> list[str]:
-    address, host, container = _parts(spec)
+    address, host, container = split_port(spec)
     ports, _, protocol = container.partition("/")
     if not ports:
         raise DockerfileError(f"no port specified: {container}<empty>")
@@ -43,7 +43,8 @@ def _expand(spec: str) -> list[str]:
     return [f"{port}/{protocol}" for port in range(span[0], span[1] + 1)]
 
 
-def _parts(spec: str) -> tuple[str, str, str]:
+def split_port(spec: str) -> tuple[str, str, str]:
+    """Split into the address, the port of the host and the rest; what is not there is empty."""
     pieces = spec.split(":")
     container = pieces.pop()
     host = pieces.pop() if pieces else ""

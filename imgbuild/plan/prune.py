@@ -1,6 +1,6 @@
 """Which stages a target needs; the others are never looked at, nor their images fetched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from imgbuild.errors import DockerfileError
 from imgbuild.plan.graph import Graph, Node
@@ -35,15 +35,15 @@ def check_cycles(graph: Graph, source: str) -> None:
                 path.append((graph.nodes[found], iter(graph.nodes[found].sources)))
 
 
-def needed(graph: Graph, target: Node, expand: Callable[[Node], None]) -> list[Node]:
-    """Return the stages that `target` needs, itself included, in the order of the Dockerfile.
+def needed(graph: Graph, targets: Sequence[Node], expand: Callable[[Node], None]) -> list[Node]:
+    """Return the stages that `targets` need, themselves included, in the order of the Dockerfile.
 
     `expand` is called once for each, bases before what builds on them, and may add to what a
     stage needs: the triggers of its base.
     """
     known: set[int] = set()
     while True:
-        reached = _reached(graph, target)
+        reached = _reached(graph, targets)
         fresh = sorted(reached - known)
         if not fresh:
             return [graph.nodes[index] for index in sorted(reached)]
@@ -52,9 +52,9 @@ def needed(graph: Graph, target: Node, expand: Callable[[Node], None]) -> list[N
         known |= reached
 
 
-def _reached(graph: Graph, target: Node) -> set[int]:
-    reached = {target.index}
-    waiting = [target]
+def _reached(graph: Graph, targets: Sequence[Node]) -> set[int]:
+    reached = {target.index for target in targets}
+    waiting = list(targets)
     while waiting:
         for index in waiting.pop().needs():
             if index not in reached:

@@ -16,7 +16,7 @@ from imgbuild.plan.place import located
 # Passed to every RUN without being declared, in both cases, in this order.
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
 # These steer the SBOM scanner; they are arguments that never reach an environment.
-_NEVER_ENV = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
+NEVER_ENV = frozenset({"BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"})
 # Linux takes no variable above 128 KiB (MAX_ARG_STRLEN); this stops values that double themselves.
 _LONGEST = 1 << 20
 
@@ -152,7 +152,7 @@ class Scope:
             value = self._argument(name, default)
             self.declared[name] = value or ""
             texts.append(name if value is None else f"{name}={value}")
-            if value is not None and name not in _NEVER_ENV:
+            if value is not None and name not in NEVER_ENV:
                 self.values[name] = value
         return f"ARG {' '.join(texts)}"
 

@@ -29,6 +29,7 @@ from imgbuild.plan.place import located
 from imgbuild.plan.scope import Scope
 from imgbuild.plan.support import refuse_run_features
 from imgbuild.plan.titles import Counter, upper_first_word, written
+from imgbuild.plan.watch import Watch
 
 
 class Text(NamedTuple):
@@ -49,13 +50,20 @@ class StageWork:
     """A stage while it is planned."""
 
     def __init__(
-        self, node: Node, base: Base, config: Config, scope: Scope, network: NetworkMode
+        self,
+        node: Node,
+        base: Base,
+        config: Config,
+        scope: Scope,
+        network: NetworkMode,
+        watch: Watch,
     ) -> None:
         self._node = node
         self._base = base
         self._config = config
         self._scope = scope
         self._network: NetworkMode = network
+        self._watch = watch
         self._counter = Counter(node.label, node.total)
         if config.working_dir:
             config.working_dir = join_workdir("/", config.working_dir)
@@ -106,6 +114,11 @@ class StageWork:
 
     def _step(self, item: Item, text: Text, find_source: Sources) -> Step | None:
         instruction = item.instruction
+        self._watch.item(item, self._scope)
+        if self._watch.dry and isinstance(instruction, Run | Copy | Add):
+            if isinstance(instruction, Copy) and instruction.from_:
+                find_source(instruction.from_, self._node)
+            return None
         match instruction:
             case Arg():
                 return MetaStep(instruction.span, self._scope.declare(instruction))
