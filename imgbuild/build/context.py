@@ -7,7 +7,7 @@ Only what is asked for is read.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, Self
 
@@ -51,6 +51,13 @@ class Identity(NamedTuple):
 
 def identity(found: os.stat_result) -> Identity:
     return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class _Walk(NamedTuple):
+    """What one walk remembers, and which directories it does not enter."""
+
+    links: dict[tuple[int, int], ImagePath]
+    skip: Callable[[ImagePath], bool] | None
 
 
 class ContextTree:
@@ -102,11 +109,16 @@ class ContextTree:
         prefix = path + b"/" if path else b""
         return [name for name in names if self.lstat(prefix + name) is not None]
 
-    def walk(self, path: ImagePath) -> Iterator[Below]:
-        """Yield what is below a directory in layer order; names of one file after the first are links."""
+    def walk(
+        self, path: ImagePath, skip: Callable[[ImagePath], bool] | None = None
+    ) -> Iterator[Below]:
+        """Yield what is below a directory in layer order; names of one file after the first are links.
+
+        Directories for which `skip` is true are left out with all that they hold.
+        """
         fd = self._open_dir(path)
         try:
-            yield from self._walk(fd, path + b"/" if path else b"", b"", {})
+            yield from self._walk(fd, path + b"/" if path else b"", b"", _Walk({}, skip))
         finally:
             os.close(fd)
 
@@ -215,9 +227,7 @@ class ContextTree:
             return Entry(path, "char" if kind == "char" else "block", mode, 0, 0, mtime, rdev=rdev)
         return Entry(path, "dir" if kind == "dir" else "fifo", mode, 0, 0, mtime)
 
-    def _walk(
-        self, fd: int, prefix: bytes, rel: bytes, links: dict[tuple[int, int], ImagePath]
-    ) -> Iterator[Below]:
+    def _walk(self, fd: int, prefix: bytes, rel: bytes, walk: "_Walk") -> Iterator[Below]:
         try:
             with os.scandir(fd) as listing:
                 children = sorted((os.fsencode(child.name), child) for child in listing)
@@ -237,18 +247,17 @@ class ContextTree:
             except OSError as problem:
                 raise self._unreadable(path, problem) from None
             if entry.type == "dir":
-                yield from self._walk_dir(fd, Below(below, path, entry), links, hidden=hidden)
+                if walk.skip is None or not walk.skip(path):
+                    yield from self._walk_dir(fd, Below(below, path, entry), walk, hidden=hidden)
                 continue
             if found.st_nlink > 1 and stat.S_ISREG(found.st_mode):
-                first = links.setdefault((found.st_dev, found.st_ino), path)
+                first = walk.links.setdefault((found.st_dev, found.st_ino), path)
                 if first != path:
                     entry = _link(entry, first)
             self._entries[path] = entry
             yield Below(below, path, entry)
 
-    def _walk_dir(
-        self, fd: int, item: Below, links: dict[tuple[int, int], ImagePath], *, hidden: bool
-    ) -> Iterator[Below]:
+    def _walk_dir(self, fd: int, item: Below, walk: "_Walk", *, hidden: bool) -> Iterator[Below]:
         if hidden and (self._ignore is None or not self._ignore.may_include_below(item.path)):
             return
         if item.rel.count(b"/") >= _DEEPEST:
@@ -263,7 +272,7 @@ class ContextTree:
             raise self._unreadable(item.path, problem) from None
         try:
             prefix = item.path.removesuffix(item.rel)
-            below = self._walk(inner, prefix, item.rel + b"/", links)
+            below = self._walk(inner, prefix, item.rel + b"/", walk)
             if hidden:
                 # An ignored directory exists only for the sake of what was brought back below it.
                 first = next(below, None)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 from imgbuild.build.wildcard import has_wildcard, match
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import Entry, ImagePath, sort_key
+from imgbuild.plan.chmod import Change, apply_changes
 
 MAX_LINKS = 40
 _ROOT = Entry(b"", "dir", mode=0o755)
@@ -34,11 +35,15 @@ class Selected(NamedTuple):
 
 
 class Below(NamedTuple):
-    """One thing below a selected directory: `rel` is relative to it."""
+    """One thing below a selected directory: `rel` is relative to it.
+
+    `implied` tells of a directory that is only there for what was selected below it.
+    """
 
     rel: bytes
     path: ImagePath
     entry: Entry
+    implied: bool = False
 
 
 class Source(NamedTuple):
@@ -68,13 +73,15 @@ class Placed:
 class Target:
     """Where to and how: `dest` is absolute and keeps a trailing slash.
 
-    `made_time` is the mtime of directories that have to be made, in seconds.
+    `made_time` is the mtime of directories that have to be made, in seconds. `changes` are those
+    of a symbolic mode; directories that have to be made only follow an octal one.
     """
 
     dest: bytes
     owner: tuple[int, int] | None = None
     chmod: int | None = None
     made_time: int = 0
+    changes: tuple[Change, ...] = ()
 
 
 # --- selecting sources
@@ -131,23 +138,26 @@ def select(tree: Tree, pattern: bytes) -> list[Selected]:
         return [_follow(tree, plain, plain)]
     start = resolve(tree.lstat, plain)
     names = (
-        _join(start, rel) for rel in sorted(_matches(tree, start, elements[wild:]), key=sort_key)
+        _join(start, rel) for rel in sorted(matches(tree, start, elements[wild:]), key=sort_key)
     )
     return [_follow(tree, name, name) for name in names]
 
 
-def _matches(tree: Tree, below: ImagePath, patterns: list[bytes]) -> Iterator[bytes]:
+def matches(tree: Tree, below: ImagePath, patterns: list[bytes]) -> Iterator[bytes]:
+    """Yield what matches `patterns`, name by name, in a directory; no symlink is followed."""
     entry = tree.lstat(below) if below else _ROOT
     if entry is None or entry.type != "dir":
         return
     head, *rest = patterns
-    for name in tree.listdir(below):
-        if not match(head, name):
-            continue
+    if not has_wildcard(head) and b"\\" not in head:
+        names = [head] if tree.lstat(_join(below, head)) is not None else []
+    else:
+        names = [name for name in tree.listdir(below) if match(head, name)]
+    for name in names:
         if not rest:
             yield name
         else:
-            yield from (name + b"/" + tail for tail in _matches(tree, _join(below, name), rest))
+            yield from (name + b"/" + tail for tail in matches(tree, _join(below, name), rest))
 
 
 def _follow(tree: Tree, path: ImagePath, shown: bytes) -> Selected:
@@ -250,13 +260,25 @@ class _Placing:
         self._put(number, top, selected.path, selected.entry)
 
     def _copy_below(self, number: int, top: ImagePath, below: tuple[Below, ...]) -> None:
-        for rel, path, entry in below:
-            self._put(number, top + b"/" + rel if top else rel, path, entry)
+        for rel, path, entry, implied in below:
+            at = top + b"/" + rel if top else rel
+            if implied and self._keeps(at, entry):
+                continue
+            self._put(number, at, path, entry)
             if entry.type in ("file", "hardlink"):
                 # Names of one file stay one file within one copied directory. The digest tells a
                 # link apart whose target was replaced by a later layer of the source.
                 first = path if entry.type == "file" else entry.linkname
-                self._group[top + b"/" + rel if top else rel] = (number, first, entry.digest)
+                self._group[at] = (number, first, entry.digest)
+
+    def _keeps(self, at: ImagePath, entry: Entry) -> bool:
+        """Tell whether an implied directory is there already: it takes the source's mode alone."""
+        existing = self._lookup(at)
+        if existing is None or existing.type != "dir":
+            return False
+        if existing.mode != entry.mode:
+            self._set(at, Placed(_with_mode(existing, at, entry.mode)))
+        return True
 
     def _put(self, number: int, at: ImagePath, path: ImagePath, entry: Entry) -> None:
         existing = self._lookup(at)
@@ -264,19 +286,27 @@ class _Placing:
             if entry.type == "dir":
                 raise ContextError(f"cannot copy to non-directory: {show(at)}")
             raise ContextError(f"cannot replace to directory {show(at)} with file")
-        self._set(at, Placed(self._owned(entry, at, self._target.chmod), path, number))
+        self._set(at, Placed(self._owned(entry, at, self._mode(entry)), path, number))
+
+    def _mode(self, entry: Entry) -> int:
+        target = self._target
+        if entry.type == "symlink":
+            return entry.mode
+        if target.changes:
+            return apply_changes(target.changes, entry.mode, is_dir=entry.type == "dir")
+        return entry.mode if target.chmod is None else target.chmod
 
     def _set(self, at: ImagePath, placed: Placed) -> None:
         self._new[at] = placed
         self._group.pop(at, None)
 
-    def _owned(self, entry: Entry, at: ImagePath, chmod: int | None) -> Entry:
+    def _owned(self, entry: Entry, at: ImagePath, mode: int) -> Entry:
         uid, gid = self._target.owner or (entry.uid, entry.gid)
         linked = entry.type == "hardlink"
         return Entry(
             at,
             "file" if linked else entry.type,
-            entry.mode if chmod is None or entry.type == "symlink" else chmod,
+            mode,
             uid,
             gid,
             entry.mtime,
@@ -292,7 +322,7 @@ class _Placing:
     def unpack(self, number: int, source: Source) -> None:
         top = self.resolve(self._target.dest)
         self.make_dirs(top)
-        for rel, origin, entry in source.below:
+        for rel, origin, entry, _ in source.below:
             parent, _, name = rel.rpartition(b"/")
             above = self.resolve(_join(top, parent))
             self._make_member_parents(above)
@@ -301,7 +331,7 @@ class _Placing:
             if entry.type == "hardlink":
                 self._link_member(at, self.resolve(_join(top, entry.linkname)))
             else:
-                self._set(at, Placed(self._owned(entry, at, None), origin, number))
+                self._set(at, Placed(self._owned(entry, at, entry.mode), origin, number))
 
     def _make_member_parents(self, path: ImagePath) -> None:
         at = b""
@@ -329,7 +359,8 @@ class _Placing:
                 f"archive member {show(at)} is a hard link to {show(target)}, which it lacks"
             )
         group = self._group.setdefault(target, (found.source, found.origin, None))
-        self._set(at, Placed(self._owned(found.entry, at, None), found.origin, found.source))
+        owned = self._owned(found.entry, at, found.entry.mode)
+        self._set(at, Placed(owned, found.origin, found.source))
         self._group[at] = group
 
     def finish(self) -> list[Placed]:
@@ -341,7 +372,7 @@ class _Placing:
                 known.add(above)
                 entry = self._view.lstat(above)
                 if entry is not None:
-                    self._new[above] = Placed(_repeated(entry, above))
+                    self._new[above] = Placed(_with_mode(entry, above, entry.mode))
                 above = above.rpartition(b"/")[0]
         return self._linked([self._new[path] for path in sorted(self._new, key=sort_key)])
 
@@ -365,5 +396,5 @@ def _as_link(e: Entry, target: ImagePath) -> Placed:
     return Placed(Entry(e.path, "hardlink", e.mode, e.uid, e.gid, e.mtime, linkname=target))
 
 
-def _repeated(entry: Entry, path: ImagePath) -> Entry:
-    return Entry(path, "dir", entry.mode, entry.uid, entry.gid, entry.mtime, xattrs=entry.xattrs)
+def _with_mode(entry: Entry, path: ImagePath, mode: int) -> Entry:
+    return Entry(path, "dir", mode, entry.uid, entry.gid, entry.mtime, xattrs=entry.xattrs)

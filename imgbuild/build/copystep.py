@@ -1,7 +1,9 @@
 """COPY, ADD and WORKDIR: entries written straight over a view of the image, nothing is mounted."""
 
+import io
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from os import fsencode
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -10,11 +12,12 @@ from imgbuild.build import users
 from imgbuild.build.archives import UnpackedArchive, with_archives
 from imgbuild.build.commit import LayerMaker
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Placed, Source, Target, make_path, place, resolve
+from imgbuild.build.copyrules import Placed, Selected, Source, Target, make_path, place, resolve
 from imgbuild.build.hashing import apply_facts
 from imgbuild.build.sources import Gathered
-from imgbuild.layer.entry import ImagePath
-from imgbuild.plan.model import CopyStep, WorkdirStep
+from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.plan.chmod import parse_changes
+from imgbuild.plan.model import CopyStep, Document, WorkdirStep
 from imgbuild.snapshot.view import RootView
 
 
@@ -51,6 +54,7 @@ def copy_layer(
     """Write the entries of a COPY or ADD to `maker`; raise `ContextError` where they collide."""
     owner = users.owner(users.reader(view), step.chown) if step.chown is not None else None
     sources: Sequence[Source] = apply_facts(gathered.sources, gathered.facts)
+    count = len(sources)
     with ExitStack() as stack:
         archives: dict[int, UnpackedArchive] = {}
         if step.unpack:
@@ -58,28 +62,43 @@ def copy_layer(
             for archive in archives.values():
                 stack.callback(archive.close)
         made = clamp if clamp is not None else _newest(sources)
-        target = Target(fsencode(step.dest), owner, step.chmod, made)
-        for placed in place(view, sources, target):
-            _write(maker, placed, origin, archives.get(placed.source))
+        texts = [_encoded(document.content) for document in step.documents]
+        sources = [*sources, *map(partial(_document, made), step.documents, texts)]
+        for placed in place(view, sources, _target(step, owner, made)):
+            if placed.source >= count:
+                maker.add(placed.entry, io.BytesIO(texts[placed.source - count]))
+            else:
+                _write(maker, placed, origin, archives.get(placed.source))
+
+
+def _target(step: CopyStep, owner: tuple[int, int] | None, made: int) -> Target:
+    dest = fsencode(step.dest)
+    if isinstance(step.chmod, str):
+        return Target(dest, owner, None, made, parse_changes(step.chmod))
+    return Target(dest, owner, step.chmod, made)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _document(mtime: int, document: Document, text: bytes) -> Source:
+    """Return a here-document as a source; its time is that of what the step makes."""
+    name = _encoded(document.name)
+    return Source(Selected(name, name, Entry(name, "file", 0o644, 0, 0, mtime, len(text))))
 
 
 def _write(
     maker: LayerMaker, placed: Placed, origin: Origin, archive: UnpackedArchive | None
 ) -> None:
     if placed.entry.type != "file" or placed.entry.size == 0:
-        maker.add(placed.entry, _nothing() if placed.entry.type == "file" else None)
+        maker.add(placed.entry, io.BytesIO() if placed.entry.type == "file" else None)
     elif archive is not None:
         maker.add(placed.entry, archive.open(placed.origin))
     else:
         with origin.open(placed.origin) as stream:
             maker.add(placed.entry, stream, vouched=origin.vouches)
             origin.check(placed.origin, stream)
-
-
-def _nothing() -> BinaryIO:
-    import io
-
-    return io.BytesIO()
 
 
 def _newest(sources: Sequence[Source]) -> int:

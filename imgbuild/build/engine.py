@@ -206,6 +206,8 @@ class _Engine:
             case CopyStep():
                 gathered: list[Gathered] = []
                 digest = self._content_digest(step, gathered)
+                if step.link:
+                    return self._linked(step, progress, digest, gathered)
                 document = self._key(step, progress, {"content": digest})
                 return self._cached(progress) or self._make(
                     progress, document, lambda: self._copy(step, progress, gathered)
@@ -292,7 +294,8 @@ class _Engine:
             return gathered[0].digest
         layers = self._source_layers(step)
         # What layers hold never changes, so that a cached build need not look into an index.
-        question = repr(([layer.diff_id for layer in layers], step.sources))
+        filters = (step.exclude, step.pivots) if step.exclude or step.pivots else ()
+        question = repr(([layer.diff_id for layer in layers], step.sources, *filters))
         memo = f"sources {digest_bytes(question.encode('utf-8', 'surrogateescape'))}"
         digest = None if self._inputs.no_cache else self._store.cache.memo(memo)
         if digest is None:
@@ -304,12 +307,13 @@ class _Engine:
     def _gather(self, step: CopyStep) -> "Gathered":
         from imgbuild.build import sources
 
+        filters = sources.Filters(step.exclude, step.pivots)
         if isinstance(step.source, ContextSource):
             tree = self._context(step.source.name)
-            return sources.from_context(tree, step.sources, self._store.cache)
+            return sources.from_context(tree, step.sources, self._store.cache, filters)
         view = self._inputs.rootfs.stack.view(self._source_layers(step))
         try:
-            return sources.from_image(view, step.sources)
+            return sources.from_image(view, step.sources, filters)
         finally:
             view.close()
 
@@ -323,6 +327,19 @@ class _Engine:
                 return ()
             case _:
                 assert_never(step.source)
+
+    def _linked(
+        self, step: CopyStep, progress: _Progress, digest: str, gathered: "list[Gathered]"
+    ) -> tuple[StepRecord, Verdict]:
+        """Make or find the layer of a --link: it has a key of its own, as if it stood on nothing."""
+        scratch = ScratchBase()
+        alone = _Progress(progress.stage, base_key(scratch, self._plan.platform), [], [])
+        document = self._key(step, alone, {"content": digest})
+        found = self._cached(alone) or self._make(
+            alone, document, lambda: self._copy(step, alone, gathered)
+        )
+        progress.key = chain(progress.key, "link", {}, {"layer": alone.key})[0]
+        return found
 
     def _copy(self, step: CopyStep, progress: _Progress, gathered: "list[Gathered]") -> Layer:
         from imgbuild.build.copystep import context_origin, copy_layer, view_origin

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Below, Selected, Source
+from imgbuild.build.copyrules import Selected, Source
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.oci.digest import Digest, digest_bytes
@@ -123,7 +123,7 @@ def apply_facts(sources: Sequence[Source], facts: Mapping[ImagePath, Fact]) -> l
     return [
         Source(
             Selected(s.selected.name, s.selected.path, filled(s.selected.path, s.selected.entry)),
-            tuple(Below(b.rel, b.path, filled(b.path, b.entry)) for b in s.below),
+            tuple(b._replace(entry=filled(b.path, b.entry)) for b in s.below),
             s.unpacked,
         )
         for s in sources
@@ -143,7 +143,7 @@ def content_digest(sources: Iterable[Source], facts: Mapping[ImagePath, Fact]) -
         else:
             state.update(b"one\0" + _record(name, path, entry, facts))
         base = len(path) + 1 if path else 0
-        for rel, below_path, below in source.below:
+        for rel, below_path, below, _ in source.below:
             state.update(_record(rel, below_path, below, facts, base))
     return Digest("sha256:" + state.hexdigest())
 

@@ -15,7 +15,7 @@ from imgbuild.events import EventSink, StepOutput
 from imgbuild.layer.entry import Entry
 from imgbuild.oci.descriptor import Layer
 from imgbuild.options import STANDARD_PATH
-from imgbuild.plan.model import RunStep
+from imgbuild.plan.model import SCRIPTS, RunStep
 from imgbuild.sandbox.session import Running
 from imgbuild.snapshot.workspace import Workspace
 
@@ -76,6 +76,10 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext) -> tuple[int,
     env.setdefault("PATH", STANDARD_PATH)
     env.setdefault("HOME", who.home)
     pairs = (*env.items(), *(pair for pair in step.hidden_env if pair[0] not in env))
+    mounts = []
+    if step.script is not None:
+        target = f"{SCRIPTS}/{step.script.name}"
+        mounts.append(workspace.add_script(step.script.content, target))
     out, err = _Pipe(), _Pipe()
     stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -90,6 +94,7 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext) -> tuple[int,
             gid=who.gid,
             groups=who.groups,
             network="none" if step.network == "none" else "host",
+            mounts=mounts,
         )
         out.close_writer()
         err.close_writer()

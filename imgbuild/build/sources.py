@@ -1,15 +1,17 @@
 """What the sources of COPY and ADD are: selected, listed and hashed, from a context or an image."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from os import fsencode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from os import fsdecode, fsencode
 from typing import NamedTuple
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Below, Selected, Source, clean, select, show
+from imgbuild.build.copyrules import Below, Selected, Source, Tree, clean, matches, select, show
 from imgbuild.build.hashing import Fact, StatMemo, content_digest, read_facts
+from imgbuild.build.wildcard import has_wildcard
 from imgbuild.errors import ContextError
-from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.layer.entry import Entry, ImagePath, sort_key
 from imgbuild.oci.digest import Digest
 from imgbuild.snapshot.view import RootView
 
@@ -22,25 +24,139 @@ class Gathered(NamedTuple):
     digest: Digest
 
 
-def from_context(tree: ContextTree, patterns: Sequence[str], memo: StatMemo) -> Gathered:
+class Filters(NamedTuple):
+    """What is left of directories among the sources.
+
+    `exclude` are patterns relative to the source. With `pivots`, one for each source, only what
+    they match below it, the directories above that included.
+    """
+
+    exclude: tuple[str, ...] = ()
+    pivots: tuple[str, ...] | None = None
+
+
+_ALL = Filters()
+
+
+def from_context(
+    tree: ContextTree, patterns: Sequence[str], memo: StatMemo, filters: Filters = _ALL
+) -> Gathered:
     """Select, list and hash sources of a build context; raise `ContextError`."""
-    sources = []
-    for pattern in patterns:
-        for selected in _select(tree, pattern):
-            below = tuple(tree.walk(selected.path)) if selected.entry.type == "dir" else ()
-            sources.append(Source(selected, below))
+    reading = _Reading(tree, partial(_select, tree), tree.walk)
+    sources = tuple(_sources(reading, patterns, filters))
     facts = read_facts(tree, _files(sources), memo)
-    return Gathered(tuple(sources), facts, content_digest(sources, facts))
+    return Gathered(sources, facts, content_digest(sources, facts))
 
 
-def from_image(view: RootView, patterns: Sequence[str]) -> Gathered:
+def from_image(view: RootView, patterns: Sequence[str], filters: Filters = _ALL) -> Gathered:
     """Select and list sources of an image or stage; indexes know all digests."""
-    sources = []
-    for pattern in patterns:
-        for selected in select(view, fsencode(pattern)):
-            below = tuple(_below(view, selected)) if selected.entry.type == "dir" else ()
-            sources.append(Source(selected, below))
-    return Gathered(tuple(sources), {}, content_digest(sources, {}))
+    reading = _Reading(
+        view,
+        lambda pattern: select(view, fsencode(pattern)),
+        lambda path, _skip: _below(view, path),
+    )
+    sources = tuple(_sources(reading, patterns, filters))
+    return Gathered(sources, {}, content_digest(sources, {}))
+
+
+class _Reading(NamedTuple):
+    """A tree with how it is selected from and walked; `walk` may leave out what is to be skipped."""
+
+    tree: Tree
+    select: Callable[[str], list[Selected]]
+    walk: Callable[[ImagePath, Callable[[ImagePath], bool] | None], Iterator[Below]]
+
+
+def _sources(reading: _Reading, patterns: Sequence[str], filters: Filters) -> Iterator[Source]:
+    for number, pattern in enumerate(patterns):
+        pivot = fsencode(filters.pivots[number]) if filters.pivots is not None else b""
+        if pivot and not has_wildcard(fsencode(pattern)) and not has_wildcard(pivot):
+            reading.select(f"{pattern}/{fsdecode(pivot)}")  # it has to be there
+        for selected in reading.select(pattern):
+            below: tuple[Below, ...] = ()
+            if selected.entry.type == "dir":
+                below = tuple(_listed(reading, selected.path, pivot, filters.exclude))
+            yield Source(selected, below)
+
+
+def _listed(
+    reading: _Reading, top: ImagePath, pivot: bytes, exclude: tuple[str, ...]
+) -> Iterator[Below]:
+    """List a selected directory in layer order."""
+    if not pivot and not exclude:
+        return reading.walk(top, None)
+    from imgbuild.dockerfile.ignore import IgnoreMatcher
+
+    excluded = IgnoreMatcher(exclude)
+    cut = len(top) + 1 if top else 0
+
+    def skip(path: ImagePath) -> bool:
+        return excluded.matches(path[cut:]) and not excluded.may_include_below(path[cut:])
+
+    listing = (
+        _pivoted(reading, top, pivot, skip)
+        if pivot
+        else reading.walk(top, skip if exclude else None)
+    )
+    kept = (item for item in listing if not excluded.matches(item.rel))
+    return _with_parents(reading.tree, top, kept)
+
+
+def _pivoted(
+    reading: _Reading, top: ImagePath, pivot: bytes, skip: Callable[[ImagePath], bool]
+) -> Iterator[Below]:
+    """List what matches `pivot` below `top`, and all that is below that."""
+    names = pivot.split(b"/")
+    deep = next((i for i, name in enumerate(names) if b"**" in name), len(names))
+    starts = sorted(matches(reading.tree, top, names[:deep]), key=sort_key) if deep else [b""]
+    if deep == len(names):
+        for start in starts:
+            entry = reading.tree.lstat(_join(top, start))
+            if entry is not None:
+                yield Below(start, _join(top, start), entry)
+            yield from _moved(reading, top, start, skip)
+        return
+    from imgbuild.dockerfile.ignore import IgnoreMatcher
+
+    included = IgnoreMatcher([fsdecode(pivot)])
+    for start in starts:
+        yield from (
+            item for item in _moved(reading, top, start, skip) if included.matches(item.rel)
+        )
+
+
+def _moved(
+    reading: _Reading, top: ImagePath, start: bytes, skip: Callable[[ImagePath], bool]
+) -> Iterator[Below]:
+    """List what is below `start`, by names relative to `top`."""
+    at = _join(top, start)
+    entry = reading.tree.lstat(at) if at else None
+    if at and (entry is None or entry.type != "dir"):
+        return
+    for item in reading.walk(at, skip):
+        yield item._replace(rel=_join(start, item.rel))
+
+
+def _with_parents(tree: Tree, top: ImagePath, items: Iterable[Below]) -> Iterator[Below]:
+    """Put the directories above each item before it, where nothing selected them."""
+    known: set[bytes] = set()
+    for item in items:
+        missing = []
+        above = item.rel.rpartition(b"/")[0]
+        while above and above not in known:
+            known.add(above)
+            missing.append(above)
+            above = above.rpartition(b"/")[0]
+        for rel in reversed(missing):
+            entry = tree.lstat(_join(top, rel))
+            if entry is not None:
+                yield Below(rel, _join(top, rel), entry, implied=True)
+        known.add(item.rel)
+        yield item
+
+
+def _join(above: bytes, rest: bytes) -> bytes:
+    return above + b"/" + rest if above and rest else above or rest
 
 
 def _select(tree: ContextTree, pattern: str) -> list[Selected]:
@@ -106,11 +222,11 @@ def _files(sources: Sequence[Source]) -> Iterator[ImagePath]:
                 yield item.path
 
 
-def _below(view: RootView, selected: Selected) -> Iterator[Below]:
+def _below(view: RootView, top: ImagePath) -> Iterator[Below]:
     """List a directory of a view; names of one file after the first come as hard links."""
-    cut = len(selected.path) + 1 if selected.path else 0
+    cut = len(top) + 1 if top else 0
     first: dict[tuple[int, int], ImagePath] = {}
-    for path, found in view.walk(selected.path):
+    for path, found in view.walk(top):
         inode = view.inode(path)
         entry = found
         if inode is not None and (other := first.setdefault(inode, path)) != path:

@@ -66,9 +66,12 @@ def _feed(lines: Sequence[str], escape: str) -> Iterator[str]:
 
 
 def join(lines: Sequence[str], escape: str) -> str:
-    """Return the text of an instruction; comments and blank lines between its lines are left out."""
+    """Return the text of an instruction; comments and blank lines between its lines are left out.
+
+    Here-documents may follow it.
+    """
     text, goes_on = cut_continuation(lines[0].lstrip(BLANKS), escape)
-    if len(lines) == 1:
+    if not goes_on:
         return text
     parts = [text]
     for line in lines[1:]:

@@ -67,17 +67,19 @@ def step_kind(step: MakingStep) -> StepKind:
 
 def step_fields(step: MakingStep) -> Mapping[str, Any]:
     """Return what of a step its result depends on, beside its parent and the content it reads."""
+    fields: dict[str, Any]
     match step:
         case RunStep():
-            return {
+            fields = {
                 "argv": step.argv,
                 "env": step.env,
                 "cwd": step.cwd,
                 "user": step.user,
                 "network": step.network,
             }
+            return {**fields, "script": step.script} if step.script else fields
         case CopyStep():
-            return {
+            fields = {
                 "from": _source_kind(step.source),
                 "sources": step.sources,
                 "dest": step.dest,
@@ -85,10 +87,22 @@ def step_fields(step: MakingStep) -> Mapping[str, Any]:
                 "chmod": step.chmod,
                 "unpack": step.unpack,
             }
+            return {**fields, **_extra_fields(step)}
         case WorkdirStep():
             return {"path": step.path, "user": step.user}
         case _:
             assert_never(step)
+
+
+def _extra_fields(step: CopyStep) -> Mapping[str, Any]:
+    """Return what few steps have; absent where it is nothing, so that keys stay as they were."""
+    fields: dict[str, Any] = {
+        "documents": step.documents,
+        "exclude": step.exclude,
+        "link": step.link,
+    }
+    extra = {name: value for name, value in fields.items() if value}
+    return extra if step.pivots is None else extra | {"pivots": step.pivots}
 
 
 def _source_kind(source: Source) -> str:

@@ -1,7 +1,7 @@
 """The build plan: values that say everything about a build before anything of it runs."""
 
 from dataclasses import dataclass
-from typing import Literal, NewType
+from typing import Literal, NamedTuple, NewType
 
 from imgbuild.errors import Span
 from imgbuild.oci.config import HistoryEntry, ImageConfig
@@ -10,6 +10,9 @@ from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform
 
 CacheKey = NewType("CacheKey", str)
+
+# Where a command finds the here-document that is its script.
+SCRIPTS = "/dev/pipes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,19 @@ class ImageSource:
 Source = ContextSource | StageSource | ImageSource
 
 
+class Document(NamedTuple):
+    """A here-document as it is used: variables filled in, tabs taken off."""
+
+    name: str
+    content: str
+
+
 @dataclass(frozen=True, slots=True)
 class RunStep:
     """Run `argv`. `env` is complete and in order; `hidden_env` (proxies) is set but in no key or history.
 
-    `user` is as USER has it, looked up in the root when it runs; empty is root.
+    `user` is as USER has it, looked up in the root when it runs; empty is root. `script` is a
+    here-document that the command finds as an executable file at `SCRIPTS/name`.
     """
 
     span: Span
@@ -62,6 +73,7 @@ class RunStep:
     cwd: str
     user: str
     network: Literal["default", "host", "none"]
+    script: Document | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +81,10 @@ class CopyStep:
     """COPY or ADD (`unpack`: local archives are extracted).
 
     `sources` are relative to the source's root, without leading slash; `dest` is absolute and
-    keeps a trailing slash. `chmod` is the mode given in octal.
+    keeps a trailing slash. `documents` are copied after the sources. `chmod` is a mode, or the
+    text of a symbolic one. `exclude` holds patterns, relative to each directory among the
+    sources. With `link`, the layer does not depend on what is below it. With `parents`, each of
+    `pivots` tells what of the source to keep: the source is then where it is relative to.
     """
 
     span: Span
@@ -79,8 +94,12 @@ class CopyStep:
     sources: tuple[str, ...]
     dest: str
     chown: str | None
-    chmod: int | None
+    chmod: int | str | None
     unpack: bool
+    documents: tuple[Document, ...] = ()
+    exclude: tuple[str, ...] = ()
+    link: bool = False
+    pivots: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

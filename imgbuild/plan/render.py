@@ -82,8 +82,13 @@ def _step_lines(step: Step) -> Iterator[str]:
     match step:
         case RunStep():
             yield f"      in {step.cwd} as {step.user or 'root'}, network {step.network}"
+            if step.script is not None:
+                yield f"      script {step.script.name}: {len(step.script.content)} characters"
         case CopyStep():
-            yield f"      {_source_text(step.source)}: {', '.join(map(_shown_path, step.sources))}"
+            if step.sources:
+                yield f"      {_source_text(step.source)}: {', '.join(_shown_sources(step))}"
+            for document in step.documents:
+                yield f"      document {document.name}: {len(document.content)} characters"
             yield f"      to {step.dest}{_copy_options(step)}"
         case WorkdirStep():
             yield f"      make {step.path} as {step.user or 'root'}"
@@ -98,8 +103,11 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _shown_path(path: str) -> str:
-    return path or "."
+def _shown_sources(step: CopyStep) -> list[str]:
+    shown = [path or "." for path in step.sources]
+    if step.pivots is None:
+        return shown
+    return [f"{pivot or '.'} in {path}" for path, pivot in zip(shown, step.pivots, strict=True)]
 
 
 def _copy_options(step: CopyStep) -> str:
@@ -107,8 +115,16 @@ def _copy_options(step: CopyStep) -> str:
     if step.chown is not None:
         options += f", owner {step.chown}"
     if step.chmod is not None:
-        options += f", mode {step.chmod:04o}"
+        options += f", mode {_mode_text(step.chmod)}"
+    if step.exclude:
+        options += f", without {' '.join(step.exclude)}"
+    if step.link:
+        options += ", linked"
     return options + (", unpacking archives" if step.unpack else "")
+
+
+def _mode_text(chmod: int | str) -> str:
+    return chmod if isinstance(chmod, str) else f"{chmod:04o}"
 
 
 def _source_text(source: Source) -> str:
@@ -193,6 +209,7 @@ def _step_json(step: Step) -> dict[str, Any]:
                 "cwd": step.cwd,
                 "user": step.user,
                 "network": step.network,
+                "script": step.script and step.script._asdict(),
             }
         case CopyStep():
             return {
@@ -202,8 +219,12 @@ def _step_json(step: Step) -> dict[str, Any]:
                 "sources": step.sources,
                 "dest": step.dest,
                 "chown": step.chown,
-                "chmod": None if step.chmod is None else f"{step.chmod:04o}",
+                "chmod": None if step.chmod is None else _mode_text(step.chmod),
                 "unpack": step.unpack,
+                "documents": dict(step.documents),
+                "exclude": step.exclude,
+                "link": step.link,
+                "parents": step.pivots,
             }
         case WorkdirStep():
             return {"kind": "mkdir", **head, "path": step.path, "user": step.user}

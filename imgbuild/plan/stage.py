@@ -10,6 +10,7 @@ from imgbuild.options import NetworkMode
 from imgbuild.plan.copying import plan_copy
 from imgbuild.plan.fold import Config
 from imgbuild.plan.graph import Item, Node
+from imgbuild.plan.heredocs import shell_text
 from imgbuild.plan.model import (
     Base,
     BaseImage,
@@ -123,7 +124,7 @@ class StageWork:
             case Arg():
                 return MetaStep(instruction.span, self._scope.declare(instruction))
             case Run():
-                return self._run(instruction, self._name(item, text))
+                return self._run(instruction, item, text)
             case Copy() | Add():
                 return self._copy(instruction, self._name(item, text), find_source)
             case Workdir():
@@ -132,8 +133,10 @@ class StageWork:
                 line = self._config.fold(instruction, self._scope)
                 return None if line is None else MetaStep(instruction.span, line)
 
-    def _name(self, item: Item, text: Text) -> str:
+    def _name(self, item: Item, text: Text, summary: str = "") -> str:
         shown = item.trigger or written(text.lines, item.instruction.span, text.escape)
+        if summary:
+            shown = f"{shown} ({summary})"
         if isinstance(item.instruction, Run):
             shown = self._scope.shown_raw(shown)
         else:
@@ -141,9 +144,11 @@ class StageWork:
         shown = upper_first_word(shown)
         return self._counter.title(f"ONBUILD {shown}" if item.trigger else shown)
 
-    def _run(self, run: Run, name: str) -> RunStep:
+    def _run(self, run: Run, item: Item, text: Text) -> RunStep:
         refuse_run_features(run)
-        argv = self._config.command_line(run.command)
+        command, script, summary = shell_text(run.command)
+        name = self._name(item, text, summary)
+        argv = self._config.command_line(command)
         if not argv or not argv[0]:
             raise DockerfileError("RUN has no command", hint='write RUN ["program", "argument"]')
         values = self._scope.values
@@ -157,6 +162,7 @@ class StageWork:
             cwd=clean(self._config.working_dir),
             user=self._config.user,
             network=self._network_of(run),
+            script=script,
         )
 
     def _network_of(self, run: Run) -> NetworkMode:

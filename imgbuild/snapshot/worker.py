@@ -47,6 +47,14 @@ def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
     return {}
 
 
+def write_script(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Write an executable file into the directory of a step."""
+    path, owner = os.fsencode(params["path"]), params["owner"]
+    _write(path, params["text"].encode("utf-8", "surrogateescape"), owner)
+    os.chmod(path, 0o755)  # noqa: S103 - whoever the step is has to run it
+    return {}
+
+
 def unpack(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Unpack the tar that comes through the first descriptor into a new directory.
 
@@ -176,6 +184,7 @@ def _name_servers() -> bytes:
 
 VERBS: dict[str, Handler] = {
     "prepare": prepare,
+    "script": write_script,
     "unpack": unpack,
     "changes": changes,
     "open": open_path,

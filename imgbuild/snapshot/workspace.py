@@ -88,6 +88,13 @@ class Workspace:
         )
         return self._session.run(spec, stdin, stdout, stderr)
 
+    def add_script(self, text: str, target: str) -> FileMount:
+        """Make an executable file of the container's root, for `run` to show at `target`."""
+        path = str(self._place / "script")
+        owner = self._ownership["shift"]
+        self._session.request("script", {"path": path, "text": text, "owner": owner})
+        return FileMount(path, target)
+
     def changes(
         self,
         write: Callable[[bytes], object],

@@ -58,7 +58,13 @@ def set_up(root_fd: int, *, own_network: bool) -> None:
 
 
 def attach_file(mount: int, root_fd: int, path: bytes) -> None:
-    """Attach a mount of a file at a path in a root."""
+    """Attach a mount of a file at a path in a root; in /dev, the path is made."""
+    if path.startswith(b"dev/"):
+        folder, _, name = path.rpartition(b"/")
+        parent = inroot.make_dirs(root_fd, folder, 0o755, (0, 0))
+        flags = os.O_CREAT | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
+        os.close(os.open(name, flags, 0o644, dir_fd=parent))
+        os.close(parent)
     target = inroot.open_in_root(root_fd, path, os.O_PATH)
     syscalls.move_mount(mount, target)
     os.close(target)

@@ -55,13 +55,15 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     with naming("overlay"):
         root_fd = _mount_root(spec["root"])
     targets = [os.fsencode(mount["target"]).strip(b"/") for mount in spec["mounts"]]
+    # /dev is the step's own: what is mounted on there is made when it is there.
+    lasting = [target for target in targets if not target.startswith(b"dev/")]
     with naming("bind"):
         attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
         sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
     _enter_namespaces(zygote, control, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
-        stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in targets)])
+        stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in lasting)])
     me = os.pidfd_open(os.getpid())
     forget_import_paths()
     pid = os.fork()
@@ -73,7 +75,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
         os.close(fd)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
-        stubs.remove([*DIRECTORIES, *targets])
+        stubs.remove([*DIRECTORIES, *lasting])
     return status if status >= 0 else 128 - status
 
 

@@ -13,6 +13,7 @@ from imgbuild.plan.model import (
     CacheKey,
     ContextSource,
     CopyStep,
+    Document,
     ImageSource,
     MetaStep,
     RunStep,
@@ -29,6 +30,9 @@ RUN = RunStep(
 COPY = CopyStep(
     SPAN, "[1/1] COPY a b", "COPY a b", ContextSource(), ("a",), "/b", None, None, unpack=False
 )
+DOCUMENT = Document("EOF", "text")
+FULL_RUN = replace(RUN, script=DOCUMENT)
+FULL_COPY = replace(COPY, documents=(DOCUMENT,), exclude=("x",), link=True, pivots=("a",))
 MKDIR = WorkdirStep(SPAN, "[1/1] WORKDIR /w", "WORKDIR /w", "/w", "")
 Step = RunStep | CopyStep | WorkdirStep
 
@@ -48,6 +52,22 @@ def key(step: Step) -> CacheKey:
 )
 def test_same_key(step: Step, change: dict[str, Any], why: str) -> None:
     assert key(replace(step, **change)) == key(step), why
+
+
+def test_what_few_steps_have_counts_one_by_one() -> None:
+    changed = [
+        replace(COPY, documents=(DOCUMENT,)),
+        replace(COPY, documents=(Document("EOF", "other"),)),
+        replace(COPY, documents=(Document("E", "OFtext"),)),
+        replace(COPY, exclude=("x",)),
+        replace(COPY, exclude=("x", "y")),
+        replace(COPY, link=True),
+        replace(COPY, pivots=("a",)),
+        replace(COPY, pivots=()),
+        replace(COPY, chmod="u+x"),
+    ]
+    assert len({key(COPY), *map(key, changed)}) == 10
+    assert key(FULL_RUN) not in {key(RUN), key(replace(RUN, script=Document("EOF", "")))}
 
 
 def test_proxies_are_in_no_key() -> None:
@@ -88,8 +108,8 @@ def test_other_key(step: Step, change: dict[str, Any], why: str) -> None:
 
 def test_every_field_of_a_step_is_either_in_the_key_or_known_not_to_be() -> None:
     outside = {"span", "name", "created_by", "hidden_env"}
-    assert {*step_fields(RUN), *outside} >= set(RunStep.__slots__)
-    assert {*step_fields(COPY), *outside, "source"} >= set(CopyStep.__slots__)
+    assert {*step_fields(FULL_RUN), *outside} >= set(RunStep.__slots__)
+    assert {*step_fields(FULL_COPY), *outside, "source"} >= set(CopyStep.__slots__)
     assert {*step_fields(MKDIR), *outside} >= set(WorkdirStep.__slots__)
 
 
