@@ -12,6 +12,7 @@ from imgbuild.errors import ImageError, UsageError
 from imgbuild.events import BuildFinished, EventSink, Notice, ignore
 from imgbuild.oci.config import parse_config
 from imgbuild.oci.descriptor import Descriptor, Layer
+from imgbuild.oci.digest import Digest
 from imgbuild.oci.manifest import Manifest, parse_manifest
 from imgbuild.oci.platform import Platform, parse_platform
 from imgbuild.oci.reference import Reference, parse_reference
@@ -355,7 +356,10 @@ def _fetch(
     with Registry(reference, options, events=events) as registry:
         root = registry.resolve(reference.digest or reference.tag)
         descriptor, _ = for_platform(registry, root, platform)
-        copy_image(registry, store.blobs, descriptor, events=events, jobs=options.jobs)
+        copy_image(
+            registry, store.blobs, descriptor, events=events, jobs=options.jobs, doing="pulling"
+        )
+    store.note_origin(descriptor, f"{reference.domain}/{reference.path}")
     return descriptor
 
 
@@ -371,9 +375,22 @@ def _send(
 
     if target.digest:
         raise UsageError(f"{target}: an image is pushed to a tag", hint="leave @sha256:… out")
+
+    def origin(digest: Digest) -> str | None:
+        return store.cache.origin(digest, target.domain)
+
     with Registry(target, options, events=events) as registry:
-        copy_image(store.blobs, registry, descriptor, events=events, jobs=options.jobs)
+        copy_image(
+            store.blobs,
+            registry,
+            descriptor,
+            events=events,
+            jobs=options.jobs,
+            doing="pushing",
+            origin=origin,
+        )
         registry.tag(target.tag, descriptor)
+    store.note_origin(descriptor, f"{target.domain}/{target.path}")
 
 
 def _manifest(store: Store, descriptor: Descriptor) -> tuple[Manifest, bytes]:

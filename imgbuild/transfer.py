@@ -7,14 +7,25 @@ from typing import BinaryIO
 
 from imgbuild.errors import ImgbuildError
 from imgbuild.events import EventSink, TransferProgress, ignore
+from imgbuild.oci import media_types
 from imgbuild.oci.content import BlobSink, BlobSource
 from imgbuild.oci.descriptor import Descriptor
+from imgbuild.oci.digest import Digest
 from imgbuild.oci.graph import read_document, walk
 
 __all__ = ["copy_image", "read_document"]
 
+# Names a repository that has a blob, or None.
+Origin = Callable[[Digest], str | None]
+
 # Progress is told in steps of this many bytes.
 _STEP = 1 << 20
+# As much of a digest as people tell it by.
+_SHORT = len("sha256:") + 12
+
+
+def _nowhere(_digest: Digest) -> None:
+    return None
 
 
 def copy_image(
@@ -24,11 +35,13 @@ def copy_image(
     *,
     events: EventSink = ignore,
     jobs: int = 4,
-    origin: str | None = None,
+    doing: str = "copying",
+    origin: Origin = _nowhere,
 ) -> None:
     """Make `root` and all below it be in `sink`; `root` comes last, after all it needs is there.
 
-    `origin` names the repository on the sink's registry that blobs may be mounted from.
+    `doing` begins what progress says; `origin` names the repository on the sink's registry that
+    a blob may be mounted from.
     Raises the first `ImgbuildError`; what is on its way then is given up.
     """
     blobs: list[Descriptor] = []
@@ -38,7 +51,7 @@ def copy_image(
             blobs.append(descriptor)
         else:
             documents.append((descriptor, data))
-    copy = _Copy(source, sink, events, origin)
+    copy = _Copy(source, sink, events, doing, origin)
     # The largest first: they decide how long it takes.
     _in_parallel(copy.blob, sorted(blobs, key=lambda item: -item.size), jobs, copy.stop)
     for descriptor, data in documents:
@@ -47,11 +60,12 @@ def copy_image(
 
 class _Copy:
     def __init__(
-        self, source: BlobSource, sink: BlobSink, events: EventSink, origin: str | None
+        self, source: BlobSource, sink: BlobSink, events: EventSink, doing: str, origin: Origin
     ) -> None:
         self._source = source
         self._sink = sink
         self._events = events
+        self._doing = doing
         self._origin = origin
         self._lock = threading.Lock()
         self.stop = threading.Event()
@@ -65,17 +79,25 @@ class _Copy:
                 _Watched(self._source.open(descriptor), descriptor, self), _STEP
             )
 
-        self._sink.put(descriptor, opener, self._origin)
+        self._sink.put(descriptor, opener, self._origin(descriptor.digest))
         self.progress(descriptor, descriptor.size)
 
     def document(self, descriptor: Descriptor, data: bytes) -> None:
         if not self._sink.exists(descriptor):
-            self._sink.put(descriptor, lambda: io.BytesIO(data), self._origin)
+            self._sink.put(descriptor, lambda: io.BytesIO(data))
 
     def progress(self, descriptor: Descriptor, done: int) -> None:
+        what = f"{self._doing} {_kind(descriptor)} {descriptor.digest[:_SHORT]}"
         # Sinks need not know that there are threads.
         with self._lock:
-            self._events(TransferProgress(descriptor.digest, done, descriptor.size))
+            self._events(TransferProgress(what, done, descriptor.size))
+
+
+def _kind(descriptor: Descriptor) -> str:
+    if descriptor.media_type in media_types.CONFIGS:
+        return "config"
+    kinds = (media_types.OCI_LAYER, media_types.DOCKER_LAYER)
+    return "layer" if descriptor.media_type.startswith(kinds) else "blob"
 
 
 class _StoppedError(Exception):

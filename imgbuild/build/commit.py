@@ -57,6 +57,4 @@ class LayerMaker:
         self._index_file.commit(layer.diff_id)
         self._file.commit(layer.descriptor.digest, layer.descriptor.size)
         self._done = True
-        cache = self._store.cache
-        cache.set_layer_info(layer.descriptor.digest, layer.diff_id, layer.uncompressed_size)
         return layer

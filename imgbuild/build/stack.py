@@ -72,7 +72,6 @@ class LayerStack:
                 pass  # what follows the end of the archive belongs to the diff id
             index.finish(layer.diff_id, raw.size)
             file.commit(layer.diff_id)
-        self._store.cache.set_layer_info(layer.descriptor.digest, layer.diff_id, raw.size)
 
 
 class DiffIdReader(io.RawIOBase):

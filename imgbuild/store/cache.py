@@ -1,4 +1,4 @@
-"""What earlier builds found out: the layers of steps, digests of files, sizes of layers.
+"""What earlier builds found out: the layers of steps, digests of files, where blobs are.
 
 All of it can be lost without harm: it makes builds fast, never right. SQLite in WAL mode, one
 connection for all threads; a commit is durable against a crash of this process, and the last ones
@@ -23,17 +23,17 @@ from imgbuild.store.failure import explained
 if TYPE_CHECKING:
     import sqlite3
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE steps (key TEXT PRIMARY KEY, layer TEXT NOT NULL, diff_id TEXT NOT NULL,
     uncompressed_size INTEGER NOT NULL, created TEXT NOT NULL, document BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE files (dev INTEGER, ino INTEGER, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
     ctime INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (dev, ino)) WITHOUT ROWID;
-CREATE TABLE layers (digest TEXT PRIMARY KEY, diff_id TEXT NOT NULL, size INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE origins (digest TEXT, repository TEXT, PRIMARY KEY (digest, repository)) WITHOUT ROWID;
+CREATE TABLE origins (number INTEGER PRIMARY KEY, digest TEXT NOT NULL, repository TEXT NOT NULL,
+    UNIQUE (digest, repository));
 CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_TABLES = ("steps", "files", "layers", "origins", "memos")
+_TABLES = ("steps", "files", "origins", "memos")
 
 # Kernel clocks for file times tick at 1 to 10 ms; some file systems keep whole seconds only.
 _TICK = 50_000_000
@@ -127,33 +127,26 @@ class StepCache:
                 )
                 connection.execute("COMMIT")
 
-    # --- layers ---
+    # --- where blobs are ---
 
-    def layer_info(self, digest: Digest) -> tuple[Digest, int] | None:
-        """Return diff id and uncompressed size of a layer blob that was read before."""
-        row = self._one("SELECT diff_id, size FROM layers WHERE digest = ?", str(digest))
-        return None if row is None else (parse_digest(row[0]), row[1])
-
-    def set_layer_info(self, digest: Digest, diff_id: Digest, uncompressed_size: int) -> None:
-        row = (str(digest), str(diff_id), uncompressed_size)
+    def origin(self, digest: Digest, registry: str) -> str | None:
+        """Return a repository of `registry` (`docker.io`) that a blob was seen in last, or None."""
         with self._session() as connection:
-            connection.execute("INSERT OR REPLACE INTO layers VALUES (?, ?, ?)", row)
-
-    def origins(self, digest: Digest) -> tuple[str, ...]:
-        """Return the repositories that a blob is known to be in, sorted."""
-        with self._session() as connection:
-            rows = connection.execute(
-                "SELECT repository FROM origins WHERE digest = ? ORDER BY repository",
-                (str(digest),),
-            )
-            return tuple(row[0] for row in rows)
+            row = connection.execute(
+                "SELECT repository FROM origins WHERE digest = ? AND substr(repository, 1, ?) = ?"
+                " ORDER BY number DESC LIMIT 1",
+                (str(digest), len(registry) + 1, f"{registry}/"),
+            ).fetchone()
+        return None if row is None else str(row[0])
 
     def add_origin(self, digests: Iterable[Digest], repository: str) -> None:
         """Record that blobs are in `repository` (`docker.io/library/debian`)."""
         rows = [(str(digest), repository) for digest in digests]
         with self._session() as connection:
             connection.execute("BEGIN")
-            connection.executemany("INSERT OR IGNORE INTO origins VALUES (?, ?)", rows)
+            connection.executemany(
+                "INSERT OR REPLACE INTO origins (digest, repository) VALUES (?, ?)", rows
+            )
             connection.execute("COMMIT")
 
     # --- anything else ---

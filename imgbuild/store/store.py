@@ -133,6 +133,15 @@ class Store:
         alive = {s: is_alive(self.paths.sessions, s) for s in {session_of(n) for n in names}}
         return [self.paths.scratch / name for name in names if not alive[session_of(name)]]
 
+    # --- where else content is ---
+
+    def note_origin(self, root: Descriptor, repository: str) -> None:
+        """Record that what the image `root` is made of is in `repository` (`docker.io/library/debian`)."""
+        from imgbuild.oci.graph import walk
+
+        found = [item.digest for item, document in walk(self.blobs, root) if document is None]
+        self.cache.add_origin(found, repository)
+
     # --- emptying ---
 
     def reset(self, remove_trees: Callable[[], None]) -> None:

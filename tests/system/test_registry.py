@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from imgbuild import api
 from imgbuild.errors import AuthenticationError, NotFoundError, RegistryError, UnreachableError
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest, digest_bytes
@@ -37,7 +38,7 @@ def push_and_pull(
     source, sink = MemoryStore(), MemoryStore()
     root = add_image(source, LAYERS)
     with client_of(running, repository, options) as client:
-        copy_image(source, client, root, origin=origin)
+        copy_image(source, client, root, origin=lambda _: origin)
         client.tag("v1", root)
     with client_of(running, repository, options) as client:
         found = client.resolve("v1")
@@ -69,6 +70,24 @@ def test_mount_from_another_repository(plain: Running) -> None:
     asked = [line for line in plain.log.read_text().splitlines() if "mount=" in line]
     assert asked
     assert not any("PUT" in line and "/team/app/blobs/" in line for line in asked)
+
+
+def test_layers_are_mounted_across_repositories(plain: Running, tmp_path: Path) -> None:
+    """What was pushed, or pulled, is not sent again to another repository of the registry."""
+    (tmp_path / "f").write_bytes(os.urandom(100_000))
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY f /\n")
+    first, second, third = (plain.name(f"{name}/app:v1") for name in ("one", "two", "three"))
+    built = api.build(tmp_path, tags=[first], store=tmp_path / "store")
+    api.push(first, store=tmp_path / "store")
+    api.push(first, second, store=tmp_path / "store")
+    pulled = api.pull(second, store=tmp_path / "other")
+    api.push(second, third, store=tmp_path / "other")
+    assert pulled.digest == built.digest
+    lines = plain.log.read_text().splitlines()
+    sent = [line for line in lines if '"PUT ' in line and "/blobs/" in line]
+    assert len(sent) == 2, "a layer and a config, once"
+    assert all("/v2/one/app/" in line for line in sent)
+    assert sum("mount=" in line and "from=two%2Fapp" in line for line in lines) >= 2
 
 
 def test_what_is_not_there(plain: Running) -> None:

@@ -107,8 +107,9 @@ def test_progress_is_told_for_each_blob_and_ends_complete() -> None:
     source, sink = MemoryStore(), MemoryStore()
     big = source.add(media_types.OCI_LAYER, bytes(5 << 20))
     told: list[Event] = []
-    copy_image(source, sink, manifest_with(source, big), events=told.append)
-    progress = [e for e in told if isinstance(e, TransferProgress) and e.what == big.digest]
+    copy_image(source, sink, manifest_with(source, big), events=told.append, doing="pulling")
+    what = f"pulling layer {big.digest[:19]}"
+    progress = [e for e in told if isinstance(e, TransferProgress) and e.what == what]
     assert [e.done for e in progress] == sorted({e.done for e in progress})
     assert len(progress) > 2
     assert (progress[-1].done, progress[-1].total) == (big.size, big.size)
@@ -116,14 +117,27 @@ def test_progress_is_told_for_each_blob_and_ends_complete() -> None:
 
 def test_the_origin_reaches_the_sink() -> None:
     source = MemoryStore()
-    seen: set[str | None] = set()
+    seen: dict[str, str | None] = {}
 
     class Sink(MemoryStore):
         def put(self, descriptor: Descriptor, opener: Opener, origin: str | None = None) -> None:
-            seen.add(origin)
+            seen[descriptor.digest] = origin
 
-    copy_image(source, Sink(), add_image(source), origin="library/debian")
-    assert seen == {"library/debian"}
+    root = add_image(source)
+    copy_image(source, Sink(), root, origin=lambda digest: f"from/{digest}")
+    assert seen.pop(root.digest) is None, "manifests cannot be mounted"
+    assert seen == {digest: f"from/{digest}" for digest in seen}
+
+
+def test_progress_says_what_is_copied() -> None:
+    source, told = MemoryStore(), list[Event]()
+    copy_image(source, MemoryStore(), add_image(source), events=told.append, doing="pushing")
+    words = {e.what.rpartition(" ")[0] for e in told if isinstance(e, TransferProgress)}
+    assert words == {"pushing layer", "pushing config"}
+    told.clear()
+    odd = source.add("application/octet-stream", b"odd")
+    copy_image(source, MemoryStore(), manifest_with(source, odd), events=told.append)
+    assert TransferProgress(f"copying blob {odd.digest[:19]}", 3, 3) in told
 
 
 def test_a_retry_gets_a_fresh_stream() -> None:

@@ -120,16 +120,21 @@ def test_trust_is_judged_by_when_reading_began(cache: StepCache) -> None:
     assert cache.get_many([changed]) == {}
 
 
-def test_layers_origins_and_memos(cache: StepCache) -> None:
-    blob, diff_id = digest_bytes(b"blob"), digest_bytes(b"tar")
-    assert cache.layer_info(blob) is None
-    cache.set_layer_info(blob, diff_id, 5 << 30)
-    assert cache.layer_info(blob) == (diff_id, 5 << 30)
-    assert isinstance(cache.layer_info(blob), tuple)
-    cache.add_origin([blob, diff_id], "b.example/x")
+def test_origins_are_told_by_registry_and_the_last_one_first(cache: StepCache) -> None:
+    blob, other = digest_bytes(b"blob"), digest_bytes(b"other")
+    assert cache.origin(blob, "a.example") is None
+    cache.add_origin([blob, other], "a.example/x")
+    cache.add_origin([blob], "a.example/y")
+    cache.add_origin([blob], "a.example.org/z")
+    assert cache.origin(blob, "a.example") == "a.example/y"
+    assert cache.origin(blob, "a.example.org") == "a.example.org/z"
+    assert cache.origin(blob, "a.exampl_") is None
+    assert cache.origin(other, "a.example") == "a.example/x"
     cache.add_origin([blob], "a.example/x")
-    cache.add_origin([blob], "a.example/x")
-    assert cache.origins(blob) == ("a.example/x", "b.example/x")
+    assert cache.origin(blob, "a.example") == "a.example/x"
+
+
+def test_memos(cache: StepCache) -> None:
     assert cache.memo("k") is None
     cache.set_memo("k", "v")
     cache.set_memo("k", "w")
