@@ -30,13 +30,15 @@ def _excerpt(span: Span, source: str | None) -> str:
     """Return the lines of `span` marked, with two lines around them, as BuildKit frames them."""
     if source is None:
         return f"{span.file}:{span.first}"
-    lines = source.splitlines()
+    # Not splitlines(): a Dockerfile's lines end with line feeds only.
+    lines = source.removesuffix("\n").split("\n")
     first = max(1, span.first - _CONTEXT)
     last = min(len(lines), span.last + _CONTEXT)
     frame = [f"{span.file}:{span.first}", _RULE]
     for number in range(first, last + 1):
         mark = ">>>" if span.first <= number <= span.last else "   "
-        frame.append(f" {number:3d} | {mark} {sanitise(lines[number - 1])}")
+        line = sanitise(lines[number - 1].removesuffix("\r"))
+        frame.append(f" {number:3d} | {mark} {line}")
     frame.append(_RULE)
     return "\n".join(frame)
 

@@ -147,8 +147,10 @@ class Graph:
         if _INDEX.fullmatch(name):
             index = int(name)
             if not 0 <= index < len(self.nodes):
+                last = len(self.nodes) - 1
                 raise DockerfileError(
-                    f"invalid stage index {index}", hint=f"there are {len(self.nodes)} stages"
+                    f"invalid stage index {index}",
+                    hint=f"stages are numbered 0 to {last}" if last else "the only stage is 0",
                 )
             return From(index)
         return From(self._by_name.get(name.lower()), name)

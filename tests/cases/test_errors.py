@@ -1,5 +1,6 @@
 """What a user sees when something is wrong: each case's standard error and status are kept as files.
 
+A case is a build context; its file `arguments` has options for the command line.
 `pytest tests/cases --regold` writes them anew; read the difference before it is committed.
 """
 
@@ -18,6 +19,8 @@ _SECONDS = re.compile(r"\b[0-9]+\.[0-9]s$", re.MULTILINE)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_error(case: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     arguments = ["--progress=plain", "."]
+    if (case / "arguments").exists():
+        arguments += (case / "arguments").read_text().split()
     done = imgbuild(*arguments, cwd=case, store=tmp_path / "store", check=False)
     text = _SECONDS.sub("0.0s", done.stderr.decode().replace(str(case), "CASE"))
     if request.config.getoption("--regold"):
