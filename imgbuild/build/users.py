@@ -73,7 +73,7 @@ def run_user(read: ReadFile, spec: str) -> RunUser:
     user_arg, _, group_arg = spec.partition(":")
     number = _number(user_arg)
     if number is not None and (group := _number(group_arg)) is not None:
-        return RunUser(number, group, (), _home(read, number))
+        return RunUser(number, group, (group,), _home(read, number))
     known = _find_user(read, user_arg, number)
     if known is None and user_arg:
         if number is None:
@@ -89,7 +89,9 @@ def run_user(read: ReadFile, spec: str) -> RunUser:
     elif known is not None and known.name:
         groups = tuple(g.gid for g in _groups(read) if known.name in g.members)
     # The runtime looks HOME up by number, whatever name led there.
-    return RunUser(uid, gid, groups, _home(read, uid) if number is not None else home or "/")
+    home = _home(read, uid) if number is not None else home or "/"
+    # containerd puts the primary group among the others, where it is none of them.
+    return RunUser(uid, gid, groups if gid in groups else (gid, *groups), home)
 
 
 def owner(read: ReadFile, spec: str) -> tuple[int, int]:

@@ -185,7 +185,7 @@ class _Planner:
         config = Config(start, self._options.platform)
         scope = Scope(self._arguments, parent)
         self._watch.stage(node, start)
-        work = StageWork(node, base, config, scope, self._options.network, self._watch)
+        work = StageWork(node, base, config, scope, self._options, self._watch)
         stage = work.plan(text, self._source)
         if is_target and self._options.labels:
             config.add_labels(self._options.labels)

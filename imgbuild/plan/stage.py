@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, assert_never
 from imgbuild.dockerfile.instructions import Add, Arg, Copy, Run, Workdir
 from imgbuild.errors import DockerfileError, ImgbuildError
 from imgbuild.oci.config import HistoryEntry
+from imgbuild.oci.reference import parse_reference
 from imgbuild.options import NetworkMode
 from imgbuild.plan.copying import plan_copy
 from imgbuild.plan.fold import Config
@@ -25,6 +26,7 @@ from imgbuild.plan.model import (
     Step,
     WorkdirStep,
 )
+from imgbuild.plan.options import PlanOptions
 from imgbuild.plan.paths import clean, join_workdir
 from imgbuild.plan.place import located
 from imgbuild.plan.scope import Scope
@@ -56,14 +58,15 @@ class StageWork:
         base: Base,
         config: Config,
         scope: Scope,
-        network: NetworkMode,
+        options: PlanOptions,
         watch: Watch,
     ) -> None:
         self._node = node
         self._base = base
         self._config = config
         self._scope = scope
-        self._network: NetworkMode = network
+        self._network: NetworkMode = options.network
+        self._contexts = options.contexts
         self._watch = watch
         self._counter = Counter(node.label, node.total)
         if config.working_dir:
@@ -100,6 +103,8 @@ class StageWork:
         if not image.layers and all(entry.empty_layer for entry in image.config.history):
             return None
         name = image.name
+        if name not in self._contexts:
+            name = str(parse_reference(name))
         if image.digest is not None and "@" not in name:
             name = f"{name}@{image.digest}"
         return self._counter.title(f"FROM {name}")

@@ -21,7 +21,7 @@ def make_root(root: Path) -> Path:
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\n")
     busybox = shutil.which("busybox")
-    if busybox is not None and _is_static(Path(busybox)):
+    if busybox is not None and is_static(Path(busybox)):
         shutil.copy(busybox, root / "bin/busybox")
         for name in _APPLETS:
             (root / "bin" / name).symlink_to("busybox")
@@ -61,7 +61,7 @@ def give_to(tree: Path, uid: int, gid: int) -> None:
             os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)
 
 
-def _is_static(program: Path) -> bool:
+def is_static(program: Path) -> bool:
     return not _libraries(str(program))
 
 

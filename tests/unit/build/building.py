@@ -83,9 +83,13 @@ def manifest(store: Store, built: Built) -> dict[str, Any]:
 
 def members(store: Store, built: Built, number: int = -1) -> list[tarfile.TarInfo]:
     """Return the members of a layer, as Python's own tar reader sees them."""
-    layer = built.layers[number]
-    with store.blobs.open(layer.descriptor) as stream:
-        return tarfile.open(fileobj=io.BytesIO(gzip.decompress(stream.read()))).getmembers()
+    return tarfile.open(fileobj=io.BytesIO(uncompressed(store, built, number))).getmembers()
+
+
+def uncompressed(store: Store, built: Built, number: int = -1) -> bytes:
+    """Return the tar of a layer."""
+    with store.blobs.open(built.layers[number].descriptor) as stream:
+        return gzip.decompress(stream.read())
 
 
 def names(store: Store, built: Built, number: int = -1) -> list[str]:
@@ -93,10 +97,7 @@ def names(store: Store, built: Built, number: int = -1) -> list[str]:
 
 
 def content(store: Store, built: Built, name: str, number: int = -1) -> bytes:
-    layer = built.layers[number]
-    with store.blobs.open(layer.descriptor) as stream:
-        data = gzip.decompress(stream.read())
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(uncompressed(store, built, number))) as archive:
         found = archive.extractfile(name)
         assert found is not None
         return found.read()

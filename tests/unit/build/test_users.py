@@ -41,18 +41,18 @@ def opened(image: dict[str, Any]) -> users.ReadFile:
 @pytest.mark.parametrize(
     ("spec", "wanted"),
     [
-        ("", RunUser(0, 0, (), "/root")),
-        ("root", RunUser(0, 0, (), "/root")),
-        ("daemon", RunUser(1, 1, (10, 6), "/usr/sbin")),
-        ("77", RunUser(77, 0, (), "/")),
-        ("77:88", RunUser(77, 88, (), "/")),
-        ("1", RunUser(1, 1, (10, 6), "/usr/sbin")),
-        ("1:1", RunUser(1, 1, (), "/usr/sbin")),
-        ("nobody:wheel", RunUser(65534, 10, (), "/nonexistent")),
-        ("daemon:99", RunUser(1, 99, (), "/usr/sbin")),
-        ("77:wheel", RunUser(77, 10, (), "/")),
-        ("short", RunUser(40, 41, (), "/")),
-        ("33", RunUser(500, 501, (), "/odd")),
+        ("", RunUser(0, 0, (0,), "/root")),
+        ("root", RunUser(0, 0, (0,), "/root")),
+        ("daemon", RunUser(1, 1, (1, 10, 6), "/usr/sbin")),
+        ("77", RunUser(77, 0, (0,), "/")),
+        ("77:88", RunUser(77, 88, (88,), "/")),
+        ("1", RunUser(1, 1, (1, 10, 6), "/usr/sbin")),
+        ("1:1", RunUser(1, 1, (1,), "/usr/sbin")),
+        ("nobody:wheel", RunUser(65534, 10, (10,), "/nonexistent")),
+        ("daemon:99", RunUser(1, 99, (99,), "/usr/sbin")),
+        ("77:wheel", RunUser(77, 10, (10,), "/")),
+        ("short", RunUser(40, 41, (41,), "/")),
+        ("33", RunUser(500, 501, (501,), "/odd")),
     ],
 )
 def test_who_user_is(spec: str, wanted: RunUser) -> None:
@@ -80,8 +80,8 @@ def test_unknown_users_are_told_in_buildkit_s_words(spec: str, message: str) -> 
 
 def test_an_image_without_passwd() -> None:
     read = opened({})
-    assert run_user(read, "") == RunUser(0, 0, (), "/")
-    assert run_user(read, "5:6") == RunUser(5, 6, (), "/")
+    assert run_user(read, "") == RunUser(0, 0, (0,), "/")
+    assert run_user(read, "5:6") == RunUser(5, 6, (6,), "/")
     with pytest.raises(UnknownUserError):
         run_user(read, "root")
 
