@@ -27,13 +27,15 @@ _HOST = "host://"
 _KNOWN = (_LAYOUT, _IMAGE, _HOST)
 
 Pull = Callable[[Reference, Platform], Descriptor]
+Describe = Callable[[str, Reference, Platform], BaseImage]
 
 
 class Lookup(NamedTuple):
     """How bases are found.
 
     `contexts` is what --build-context maps; `pull` copies an image into the store and returns
-    its descriptor; `always_pull` asks the registry even for what the store has.
+    its descriptor; `always_pull` asks the registry even for what the store has. With `describe`, an image is only looked at, not pulled:
+    its blobs need not be there.
     """
 
     store: Store
@@ -42,6 +44,7 @@ class Lookup(NamedTuple):
     events: EventSink
     search_path: str
     always_pull: bool = False
+    describe: Describe | None = None
 
 
 def directory_contexts(contexts: Mapping[str, str]) -> dict[str, Path]:
@@ -102,6 +105,8 @@ class Bases:
         ask = self._lookup.always_pull and reference.digest is None
         if not ask and (found := self._stored(name, reference, platform)):
             return found
+        if self._lookup.describe is not None:
+            return self._lookup.describe(name, reference, platform)
         descriptor = self._lookup.pull(reference, platform)
         self.fresh.add(name)
         image = load_image(store.blobs, name, descriptor, platform)

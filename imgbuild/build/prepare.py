@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from imgbuild.build.bases import Bases, Lookup, Pull, directory_contexts
+from imgbuild.build.checking import parse_checked, plan_checks
 from imgbuild.build.context import ContextTree, open_context
 from imgbuild.build.emulation import check_runnable
 from imgbuild.build.engine import BuildInputs, open_contexts
 from imgbuild.build.places import check_context, no_dockerfile, unreadable
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
-from imgbuild.dockerfile.frontend import ARGUMENT as BUILDKIT_SYNTAX
-from imgbuild.dockerfile.frontend import refuse_foreign_frontend
-from imgbuild.dockerfile.instructions import Dockerfile
-from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import ContextError
 from imgbuild.events import EventSink
 from imgbuild.oci.platform import parse_platform
@@ -54,27 +51,16 @@ def prepare(
     for a missing context or Dockerfile, `DockerfileError`, and what looking for bases raises.
     """
     check_context(options.context)
-    dockerfile, place = load_dockerfile(options)
+    name, data, place = read_dockerfile(options)
+    dockerfile, linter = parse_checked(data, name, options.build_args, events)
     directories = directory_contexts(options.build_contexts)
-    host = host_platform()
-    clamp = options.source_date_epoch
-    # As buildx: a Dockerfile sees the time by `ARG SOURCE_DATE_EPOCH`.
-    epoch = {} if clamp is None else {SOURCE_DATE_EPOCH: str(clamp)}
-    plan_options = PlanOptions(
-        platform=parse_platform(options.platform, host) if options.platform else host,
-        build_platform=host,
-        build_args={**epoch, **options.build_args},
-        labels=options.labels,
-        target=options.target,
-        network=options.network,
-        contexts=frozenset(options.build_contexts),
-        directory_contexts=frozenset(directories),
-        proxies=proxies or {},
-    )
+    settled = plan_options(options, proxies or {})
     lookup = Lookup(store, options.build_contexts, pull, events, options.search_path, options.pull)
     bases = Bases(lookup)
-    plan = make_plan(dockerfile, plan_options, bases.resolve)
-    check_runnable(plan, host, dockerfile.source)
+    checks = plan_checks(linter, options.context, place)
+    plan = make_plan(dockerfile, settled, bases.resolve, checks)
+    linter.finish()
+    check_runnable(plan, settled.build_platform, dockerfile.source)
     named: dict[str, Callable[[], ContextTree]] = {
         key: partial(open_context, path) for key, path in directories.items()
     }
@@ -92,14 +78,23 @@ def prepare(
     return Prepared(plan, inputs)
 
 
-def load_dockerfile(options: BuildOptions) -> tuple[Dockerfile, Path | None]:
-    """Read and parse the Dockerfile; return it with where it is (None: standard input).
-
-    Raises `ContextError`, and `DockerfileError` also for a text in another language.
-    """
-    name, data, place = read_dockerfile(options)
-    refuse_foreign_frontend(data, name, options.build_args.get(BUILDKIT_SYNTAX))
-    return parse(data, name), place
+def plan_options(options: BuildOptions, proxies: Mapping[str, str]) -> PlanOptions:
+    """Return what a plan depends on beside the Dockerfile; raise `UsageError` for what is malformed."""
+    host = host_platform()
+    clamp = options.source_date_epoch
+    # As buildx: a Dockerfile sees the time by `ARG SOURCE_DATE_EPOCH`.
+    epoch = {} if clamp is None else {SOURCE_DATE_EPOCH: str(clamp)}
+    return PlanOptions(
+        platform=parse_platform(options.platform, host) if options.platform else host,
+        build_platform=host,
+        build_args={**epoch, **options.build_args},
+        labels=options.labels,
+        target=options.target,
+        network=options.network,
+        contexts=frozenset(options.build_contexts),
+        directory_contexts=frozenset(directory_contexts(options.build_contexts)),
+        proxies=proxies,
+    )
 
 
 def read_dockerfile(options: BuildOptions) -> tuple[str, bytes, Path | None]:

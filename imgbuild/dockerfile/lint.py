@@ -26,6 +26,8 @@ from imgbuild.dockerfile.source import (
 from imgbuild.errors import DockerfileError, Span
 from imgbuild.events import CheckWarning, EventSink
 
+# The build argument that takes the place of the directive.
+ARGUMENT = "BUILDKIT_DOCKERFILE_CHECK"
 RESERVED_STAGES = ("context", "scratch")
 _MOST_OPTIONS = 3
 
