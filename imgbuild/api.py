@@ -15,7 +15,7 @@ from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.manifest import Manifest, parse_manifest
 from imgbuild.oci.platform import Platform, parse_platform
-from imgbuild.oci.reference import Reference, parse_reference
+from imgbuild.oci.reference import Reference, is_digest, parse_reference
 from imgbuild.options import STANDARD_PATH, BuildOptions, RegistryOptions
 from imgbuild.store.store import Store
 
@@ -52,7 +52,7 @@ class BuildResult:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An image of the store: `size` is of its blobs in bytes, `created` RFC 3339."""
+    """An image of the store: `size` is of its blobs in bytes, `created` RFC 3339; `name` may be ""."""
 
     name: str
     familiar: str
@@ -63,7 +63,7 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class ImageDetails:
-    """An image's documents, as they are stored."""
+    """An image's documents, as they are stored; `name` may be ""."""
 
     name: str
     digest: str
@@ -97,6 +97,8 @@ def build(
         manifest, _ = _manifest(opened, built.descriptor)
         for name in options.tags:
             opened.names.tag(name, built.descriptor)
+        if not options.tags:
+            opened.names.keep(built.descriptor)
         for output in options.outputs:
             deliver.write_output(output, opened.blobs, built.descriptor, options.tags)
         if options.push:
@@ -158,10 +160,9 @@ def run(
     from imgbuild.build.runimage import run_image
 
     with _opened(store) as opened, opened.build_lock():
-        reference = str(parse_reference(name))
-        descriptor = opened.names.resolve(reference)
+        full, descriptor = opened.find(name)
         rootfs = _rootfs(opened, search_path)
-        return run_image(opened, rootfs, reference, descriptor, command, streams)
+        return run_image(opened, rootfs, full or name, descriptor, command, streams)
 
 
 def pull(
@@ -196,27 +197,29 @@ def push(
 
     Raises `NameNotFoundError` and `RegistryError`. What is there already is not sent again.
     """
+    if dest is None and is_digest(name):
+        raise UsageError(f"{name} names no repository", hint="say where to push it: DEST")
     target = parse_reference(dest or name)
     with _opened(store) as opened, opened.build_lock():
-        descriptor = opened.names.resolve(str(parse_reference(name)))
+        _, descriptor = opened.find(name)
         _send(opened, target, descriptor, _registry(registry), events)
         return descriptor.digest
 
 
 def images(*, store: PathLike | None = None) -> list[ImageInfo]:
-    """Return the images of the store, sorted by name."""
+    """Return the images of the store, sorted by name; then the last builds that have none."""
     with _opened(store) as opened:
-        return [_info(opened, *item) for item in opened.names.list().items()]
+        named = [_info(opened, *item) for item in opened.names.list().items()]
+        return named + [_info(opened, "", item) for item in opened.names.unnamed()]
 
 
 def inspect(name: str, *, store: PathLike | None = None) -> ImageDetails:
     """Return the manifest and config of an image of the store; raise `NameNotFoundError`."""
     with _opened(store) as opened:
-        reference = str(parse_reference(name))
-        descriptor = opened.names.resolve(reference)
+        full, descriptor = opened.find(name)
         manifest, data = _manifest(opened, descriptor)
         config = opened.blobs.read(manifest.config.digest)
-        return ImageDetails(reference, descriptor.digest, data, config)
+        return ImageDetails(full, descriptor.digest, data, config)
 
 
 def tag(source: str, name: str, *, store: PathLike | None = None) -> None:
@@ -225,14 +228,17 @@ def tag(source: str, name: str, *, store: PathLike | None = None) -> None:
 
     target = taggable(name)
     with _opened(store) as opened:
-        descriptor = opened.names.resolve(str(parse_reference(source)))
+        _, descriptor = opened.find(source)
         opened.names.tag(str(target), descriptor)
 
 
 def remove(name: str, *, store: PathLike | None = None) -> None:
-    """Remove `name` from the store; its content stays for the cache. Raises `NameNotFoundError`."""
+    """Remove `name` from the store; its content stays for the cache.
+
+    Raises `NameNotFoundError`, and `UsageError` for a digest of an image with several names.
+    """
     with _opened(store) as opened:
-        opened.names.untag(str(parse_reference(name)))
+        opened.remove(name)
 
 
 def reset(*, store: PathLike | None = None) -> None:
@@ -405,5 +411,5 @@ def _info(store: Store, name: str, descriptor: Descriptor) -> ImageInfo:
     manifest, data = _manifest(store, descriptor)
     config = parse_config(store.blobs.read(manifest.config.digest))
     size = len(data) + sum(child.size for child in manifest.children())
-    familiar = parse_reference(name).familiar
+    familiar = parse_reference(name).familiar if name else "<none>"
     return ImageInfo(name, familiar, descriptor.digest, size, config.created)

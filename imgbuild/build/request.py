@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from imgbuild.errors import UsageError
-from imgbuild.oci.reference import Reference, parse_reference
+from imgbuild.oci.reference import Reference, is_digest, parse_reference
 from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output
 
 
@@ -46,6 +46,8 @@ def taggable(name: str) -> Reference:
         raise UsageError(
             f"{name}: a name with a digest cannot be given", hint="leave @sha256:… out"
         )
+    if is_digest(name):
+        raise UsageError(f"{name}: a name like a digest cannot be given", hint="choose another one")
     return reference
 
 

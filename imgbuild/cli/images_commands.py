@@ -19,7 +19,7 @@ def images_command(store: Path, as_json: bool) -> None:
     found = api.images(store=store)
     if as_json:
         rows = [
-            {"name": i.name, "digest": i.digest, "size": i.size, "created": i.created}
+            {"name": i.name or None, "digest": i.digest, "size": i.size, "created": i.created}
             for i in found
         ]
         click.echo(json.dumps(rows, indent=2))
@@ -55,7 +55,7 @@ def inspect_command(name: str, store: Path, raw: bool, config: bool) -> None:
         click.echo(details.manifest if raw else details.config, nl=False)
         return
     document = {
-        "name": details.name,
+        "name": details.name or None,
         "digest": details.digest,
         "manifest": json.loads(details.manifest),
         "config": json.loads(details.config),

@@ -15,6 +15,7 @@ _LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
 _DOMAIN = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _HEX64 = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(r"sha(256|512):[0-9a-f]{1,128}")
 _MAX_NAME = 255
 
 HUB = "docker.io"
@@ -74,6 +75,11 @@ def parse_reference(text: str) -> Reference:
     if not colon and not at:
         tag = "latest"
     return Reference(domain, path, tag, digest)
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether `text` is a digest, or the beginning of one, and not a name."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def _digest(text: str, digest: str) -> Digest:

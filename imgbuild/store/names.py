@@ -5,6 +5,9 @@ Each name is one entry, with the full name (`docker.io/library/app:latest`) in b
 `org.opencontainers.image.ref.name`, by which other tools address an image in a layout. So
 `skopeo inspect oci:STORE:docker.io/library/app:latest` works, and so do umoci, buildah and podman;
 a bare tag there would be ambiguous between repositories. Entries that other tools wrote are kept.
+
+The last builds that were given no name are entries without one, marked as ours; so they can be
+told by digest.
 """
 
 import os
@@ -18,6 +21,7 @@ from imgbuild.errors import ImageError, NameNotFoundError, StoreError, UsageErro
 from imgbuild.oci import media_types
 from imgbuild.oci.codec import descriptor_from_json, descriptor_to_json, dump_indented, load_object
 from imgbuild.oci.descriptor import Descriptor
+from imgbuild.oci.digest import Digest
 from imgbuild.oci.reference import parse_reference
 from imgbuild.store.failure import explained
 from imgbuild.store.locks import locked
@@ -26,8 +30,10 @@ from imgbuild.store.staging import replace_file
 
 FULL_NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
+UNNAMED = "io.github.imgbuild.unnamed"
 LAYOUT_FILE = b'{"imageLayoutVersion": "1.0.0"}'
 _PATIENCE = 30.0
+_KEPT = 16  # builds without a name
 _DAMAGED = "the store is damaged: `imgbuild reset` empties it"
 
 Entries = list[dict[str, Any]]
@@ -73,9 +79,39 @@ class NameStore:
 
         def change(entries: Entries) -> Entries:
             kept = [item for item in entries if name_of(item) != name]
+            kept = [item for item in kept if not _is_unnamed(item, descriptor.digest)]
             return sorted([*kept, entry], key=name_of)
 
         self._update(change)
+
+    def unnamed(self) -> Sequence[Descriptor]:
+        """Return the builds that were kept without a name, the last one first."""
+        found = [_bare(entry) for entry in self._read()["manifests"] if _is_unnamed(entry)]
+        return found[::-1]
+
+    def keep(self, descriptor: Descriptor) -> None:
+        """Remember a build that has no name, and forget the oldest of too many.
+
+        Nothing is written for an image that is listed already.
+        """
+        digest = str(descriptor.digest)
+        if any(entry.get("digest") == digest for entry in self._read()["manifests"]):
+            return
+        self._complete(descriptor)
+        annotations = dict(sorted({**descriptor.annotations, UNNAMED: "true"}.items()))
+        entry = descriptor_to_json(replace(descriptor, annotations=annotations))
+
+        def change(entries: Entries) -> Entries:
+            kept = [item for item in entries if not _is_unnamed(item, digest)]
+            ours = [item for item in kept if _is_unnamed(item)]
+            oldest = ours[: max(len(ours) - _KEPT + 1, 0)]
+            return sorted([*(item for item in kept if item not in oldest), entry], key=name_of)
+
+        self._update(change)
+
+    def forget(self, digest: Digest) -> None:
+        """Remove a build that was kept without a name, if it is there."""
+        self._update(lambda entries: [e for e in entries if not _is_unnamed(e, digest)])
 
     def untag(self, name: str) -> Descriptor:
         """Remove `name` and return what it stood for; raise `NameNotFoundError`."""
@@ -162,5 +198,13 @@ def named_entry(descriptor: Descriptor, full_name: str, ref_name: str) -> dict[s
 
 def _bare(entry: Mapping[str, Any]) -> Descriptor:
     descriptor = descriptor_from_json(entry, "entry of index.json")
-    kept = {k: v for k, v in descriptor.annotations.items() if k not in {FULL_NAME, REF_NAME}}
+    own = {FULL_NAME, REF_NAME, UNNAMED}
+    kept = {k: v for k, v in descriptor.annotations.items() if k not in own}
     return replace(descriptor, annotations=kept)
+
+
+def _is_unnamed(entry: Mapping[str, Any], digest: str | None = None) -> bool:
+    """Tell whether an entry is a build of ours without a name, and of `digest` when that is given."""
+    annotations = entry.get("annotations")
+    ours = isinstance(annotations, dict) and UNNAMED in annotations and not name_of(entry)
+    return ours and digest in {None, entry.get("digest")}

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from imgbuild.errors import StoreError
+from imgbuild.errors import NameNotFoundError, StoreError, UsageError
 from imgbuild.oci.descriptor import Descriptor
+from imgbuild.oci.manifest import Manifest, parse_manifest
+from imgbuild.oci.reference import is_digest, parse_reference
 from imgbuild.store.blobs import BlobStore
 from imgbuild.store.cache import StepCache
 from imgbuild.store.failure import explained
@@ -132,6 +134,51 @@ class Store:
             names = sorted(os.listdir(self.paths.scratch)) if there else []
         alive = {s: is_alive(self.paths.sessions, s) for s in {session_of(n) for n in names}}
         return [self.paths.scratch / name for name in names if not alive[session_of(name)]]
+
+    # --- images as users name them ---
+
+    def find(self, text: str) -> tuple[str, Descriptor]:
+        """Return an image's full name ("" for none) and descriptor.
+
+        `text` is a name, or the beginning of a digest (`sha256:0123`) of its manifest, else of
+        its config, which docker calls the image ID. Raises `NameNotFoundError` and `UsageError`.
+        """
+        if not is_digest(text):
+            name = str(parse_reference(text))
+            return name, self.names.resolve(name)
+        known = [*self.names.list().items(), *(("", item) for item in self.names.unnamed())]
+        found = [item for item in known if item[1].digest.startswith(text)]
+        found = found or [item for item in known if self._config(item[1]).startswith(text)]
+        if not found:
+            raise NameNotFoundError(
+                f"no such image: {text}", hint="see `imgbuild images` for what is there"
+            )
+        if len({descriptor.digest for _, descriptor in found}) > 1:
+            raise NameNotFoundError(
+                f"several images begin with {text}", hint="give more digits of the digest"
+            )
+        return found[0]
+
+    def remove(self, text: str) -> None:
+        """Remove a name, or what `text` is the digest of; its content stays.
+
+        Raises `NameNotFoundError`, and `UsageError` for a digest of an image with several names.
+        """
+        name, descriptor = self.find(text)
+        if not name:
+            self.names.forget(descriptor.digest)
+            return
+        listed = self.names.list().items()
+        others = [key for key, item in listed if item.digest == descriptor.digest]
+        if is_digest(text) and len(others) > 1:
+            raise UsageError(
+                f"{text} has {len(others)} names", hint=f"remove them by name: {', '.join(others)}"
+            )
+        self.names.untag(name)
+
+    def _config(self, descriptor: Descriptor) -> str:
+        document = parse_manifest(self.blobs.read(descriptor.digest), descriptor.media_type)
+        return document.config.digest if isinstance(document, Manifest) else ""
 
     # --- where else content is ---
 

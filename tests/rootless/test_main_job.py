@@ -64,6 +64,13 @@ def test_an_empty_command_is_refused_before_anything_starts(store: Path, tmp_pat
     assert imgbuild("run", "empty", "ls", "/app", store=store).stdout
 
 
+def test_a_build_without_a_name_runs_by_its_digest(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM my-python-image\nCMD ls /app\n")
+    digest = imgbuild("-q", tmp_path, store=store).stdout.decode().strip()
+    done = imgbuild("run", digest[:19], store=store)
+    assert done.stdout == imgbuild("run", "my-python-image", "ls", "/app", store=store).stdout
+
+
 _WATCH = """
 import sys
 started = []

@@ -207,3 +207,51 @@ def test_a_name_stays_when_an_output_fails(
     with pytest.raises(StoreError, match="no"):
         imgbuild.build(context, store=store, tags=["a"], outputs=[Output("oci", tmp_path / "x")])
     assert [image.familiar for image in imgbuild.images(store=store)] == ["a:latest"]
+
+
+def test_a_build_without_a_name_is_told_by_its_digest(context: Path, store: Path) -> None:
+    built = imgbuild.build(context, store=store)
+    (info,) = imgbuild.images(store=store)
+    assert (info.name, info.familiar, info.digest) == ("", "<none>", built.digest)
+    for text in (built.digest, built.digest[:19], built.config_digest, built.config_digest[:15]):
+        details = imgbuild.inspect(text, store=store)
+        assert (details.name, details.digest) == ("", built.digest)
+    with pytest.raises(UsageError, match="names no repository"):
+        imgbuild.push(built.digest, store=store)
+    imgbuild.tag(built.digest[:19], "app", store=store)
+    assert [image.familiar for image in imgbuild.images(store=store)] == ["app:latest"]
+    assert imgbuild.inspect(built.digest, store=store).name == "docker.io/library/app:latest"
+    # It has a name: building it again without one adds nothing.
+    imgbuild.build(context, store=store)
+    assert [image.familiar for image in imgbuild.images(store=store)] == ["app:latest"]
+
+
+def test_what_a_digest_stands_for_is_removed(context: Path, store: Path) -> None:
+    built = imgbuild.build(context, store=store)
+    imgbuild.remove(built.digest[:19], store=store)
+    assert imgbuild.images(store=store) == []
+    with pytest.raises(NameNotFoundError, match="no such image: sha256:"):
+        imgbuild.inspect(built.digest, store=store)
+    imgbuild.build(context, store=store, tags=["a", "b"])
+    with pytest.raises(UsageError, match="has 2 names") as caught:
+        imgbuild.remove(built.digest, store=store)
+    assert "docker.io/library/a:latest, docker.io/library/b:latest" in str(caught.value.hint)
+    imgbuild.remove("a", store=store)
+    imgbuild.remove(built.digest, store=store)
+    assert imgbuild.images(store=store) == []
+
+
+def test_a_digest_that_begins_several_images_is_refused(context: Path, store: Path) -> None:
+    digests = set()
+    for number in range(17):
+        (context / "f").write_text(str(number))
+        digests.add(imgbuild.build(context, store=store, tags=[f"n{number}"]).digest)
+    first = next(d for d in digests if sum(o[:8] == d[:8] for o in digests) > 1)
+    with pytest.raises(NameNotFoundError, match=f"several images begin with {first[:8]}"):
+        imgbuild.inspect(first[:8], store=store)
+
+
+def test_a_name_like_a_digest_is_refused(context: Path, store: Path) -> None:
+    with pytest.raises(UsageError, match="like a digest"):
+        imgbuild.build(context, store=store, tags=["sha256:0123"])
+    imgbuild.build(context, store=store, tags=["sha256:latest"])

@@ -260,3 +260,21 @@ def test_times_are_shown_to_the_second() -> None:
 def test_a_bad_time_names_the_flag_it_came_from(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--timestamp", "now", "."]) == 2
     assert capsys.readouterr().err.splitlines()[0] == "error: invalid --timestamp: now"
+
+
+def test_builds_without_a_name_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nLABEL a=b\n")
+    store = ["--store", str(tmp_path / "store")]
+    assert main(["build", "-q", *store, str(tmp_path)]) == 0
+    digest = capsys.readouterr().out.strip()
+    assert main(["images", *store]) == 0
+    assert f"<none>  {digest[:19]}  " in capsys.readouterr().out
+    assert main(["images", "--json", *store]) == 0
+    assert '"name": null' in capsys.readouterr().out
+    assert main(["inspect", digest[:19], *store]) == 0
+    assert '"name": null' in capsys.readouterr().out
+    assert main(["rm", digest[:19], *store]) == 0
+    assert main(["images", *store]) == 0
+    assert "no images yet" in capsys.readouterr().out

@@ -151,3 +151,64 @@ def test_processes_do_not_lose_each_others_names(tmp_path: Path) -> None:
     with Store.open(Path(root), create=False) as store:
         names = set(store.names.list())
     assert names == {f"name-{mark}-{n}" for mark in range(4) for n in range(0, 20, 2)}
+
+
+def test_the_last_builds_without_a_name_are_kept(store: Store) -> None:
+    store.names.tag(APP, add(store, b"named"))
+    builds = [add(store, b"%d" % n) for n in range(20)]
+    for build in builds:
+        store.names.keep(build)
+    assert list(store.names.unnamed()) == builds[:3:-1]
+    assert list(store.names.list()) == [APP]
+    store.names.forget(builds[-1].digest)
+    store.names.forget(builds[0].digest)
+    assert list(store.names.unnamed()) == builds[-2:3:-1]
+
+
+def test_a_build_that_has_a_name_needs_no_other_entry(store: Store) -> None:
+    build = add(store)
+    store.names.keep(build)
+    assert list(store.names.unnamed()) == [build]
+    store.names.tag(APP, build)
+    assert list(store.names.unnamed()) == []
+    store.names.keep(build)
+    assert list(store.names.unnamed()) == []
+    assert store.names.resolve(APP) == build
+
+
+def test_a_kept_build_writes_nothing_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.names.keep(add(store))
+    monkeypatch.setattr(os, "fsync", lambda _handle: pytest.fail("written"))
+    store.names.keep(add(store))
+
+
+def test_nameless_entries_of_other_tools_stay(store: Store) -> None:
+    other = add(store, b"other")
+    document = json.loads(store.paths.names.read_bytes())
+    foreign = {"mediaType": other.media_type, "digest": other.digest, "size": other.size}
+    document["manifests"].append(foreign)
+    store.paths.names.write_text(json.dumps(document))
+    for number in range(20):
+        store.names.keep(add(store, b"%d" % number))
+    store.names.forget(other.digest)
+    store.names.tag(APP, other)
+    assert foreign in json.loads(store.paths.names.read_bytes())["manifests"]
+    assert other not in store.names.unnamed()
+
+
+def _keep(root: Path, number: int) -> None:
+    with Store.open(root) as store:
+        for n in range(2):
+            store.names.keep(add(store, b"%d %d" % (number, n)))
+
+
+def test_builds_at_the_same_time_are_all_kept(store: Store) -> None:
+    context = get_context("spawn")
+    processes = [context.Process(target=_keep, args=(store.paths.root, n)) for n in range(5)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    kept = {item.digest for item in store.names.unnamed()}
+    assert kept == {digest_bytes(b"%d %d" % (n, m)) for n in range(5) for m in range(2)}
