@@ -16,13 +16,14 @@ from imgbuild.build.places import check_context, no_dockerfile, unreadable
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.errors import ContextError
-from imgbuild.events import EventSink
+from imgbuild.events import EventSink, Notice
 from imgbuild.oci.platform import parse_platform
 from imgbuild.options import BuildOptions
 from imgbuild.plan.epoch import NAME as SOURCE_DATE_EPOCH
 from imgbuild.plan.model import BuildPlan
 from imgbuild.plan.options import PlanOptions
 from imgbuild.plan.planner import make_plan
+from imgbuild.plan.unused import unused_arguments
 from imgbuild.store.store import Store
 
 # BuildKit refuses a larger one as well (frontend/dockerui, maxDockerfileSize is not documented).
@@ -60,6 +61,8 @@ def prepare(
     checks = plan_checks(linter, options.context, place)
     plan = make_plan(dockerfile, settled, bases.resolve, checks)
     linter.finish()
+    if options.build_args and (unused := unused_arguments(options.build_args, dockerfile, plan)):
+        events(Notice(f"no ARG declares these build arguments: {', '.join(unused)}"))
     check_runnable(plan, settled.build_platform, dockerfile.source)
     named: dict[str, Callable[[], ContextTree]] = {
         key: partial(open_context, path) for key, path in directories.items()

@@ -255,3 +255,11 @@ def test_a_name_like_a_digest_is_refused(context: Path, store: Path) -> None:
     with pytest.raises(UsageError, match="like a digest"):
         imgbuild.build(context, store=store, tags=["sha256:0123"])
     imgbuild.build(context, store=store, tags=["sha256:latest"])
+
+
+def test_an_argument_that_nothing_declares_is_noticed(context: Path, store: Path) -> None:
+    events: list[Event] = []
+    given = {"WHO": "me", "WHOM": "you", "HTTP_PROXY": "http://p"}
+    imgbuild.build(context, store=store, build_args=given, events=events.append)
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert notices == ["no ARG declares these build arguments: WHOM (did you mean WHO?)"]
