@@ -39,7 +39,7 @@ def plan_copy(
         _check_patterns(instruction.exclude)
     pivots = None
     if isinstance(instruction, Copy) and instruction.parents:
-        roots, pivots = _split_parents(sources)
+        roots, pivots = split_parents(sources)
     else:
         roots = tuple(map(source_path, sources))
     return CopyStep(
@@ -91,7 +91,7 @@ def _expanded(value: str | None, scope: Scope) -> str | None:
     return scope.expand(value) or None if value else None
 
 
-def _split_parents(sources: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def split_parents(sources: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Split sources of --parents at the first `/./`: what is before it is not kept."""
     roots, pivots = [], []
     for path in sources:

@@ -223,3 +223,40 @@ def test_users_that_a_run_makes_are_known_to_the_next(store: Store, context: Pat
         "RUN id -u; echo $HOME",
     )
     assert run(store, context, *lines).split() == ["0", "5", "/home/new", "7", "/other"]
+
+
+def test_a_script_of_a_here_document_is_an_executable_file(store: Store, context: Path) -> None:
+    text = """\
+FROM base
+RUN <<"my script"
+#!/bin/sh -e
+echo "$0"; ls -ld /dev/pipes /dev/pipes/*
+(echo more >> "$0") 2>/dev/null || echo read-only
+id -u
+my script
+USER 7
+RUN <<EOF
+#!/bin/sh
+id -u
+EOF
+RUN <<EOF
+ls /dev/pipes 2>/dev/null || echo gone
+echo $HOME
+EOF
+""".replace('"my script"', "my.sh").replace("my script", "my.sh")
+    events: list[Event] = []
+    built = build(store, context, text, contexts=BASE, events=events.append, no_cache=True)
+    lines = output(events).splitlines()
+    assert lines[0] == "/dev/pipes/my.sh"
+    assert [line.split()[0] for line in lines[1:3]] == ["drwxr-xr-x", "-rwxr-xr-x"]
+    assert lines[3:] == ["read-only", "0", "7", "gone", "/"]
+    # Nothing of it stays in the layers.
+    assert [names(store, built, n) for n in (-3, -2, -1)] == [[], [], []]
+
+
+def test_a_linked_layer_is_there_for_the_next_command(store: Store, context: Path) -> None:
+    (context / "sub").mkdir()
+    (context / "sub/f").write_text("linked")
+    found = run(store, context, "COPY --link --chown=5 sub /etc", "RUN cat /etc/f; ls -ldn /etc")
+    assert found.startswith("linkeddrwxr-xr-x")
+    assert found.split()[2:4] == ["5", "5"]

@@ -17,9 +17,11 @@ from imgbuild.build.copyrules import (
     resolve,
     select,
 )
-from imgbuild.build.sources import from_image
+from imgbuild.build.sources import Filters, from_image
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import sort_key
+from imgbuild.plan.chmod import parse_changes
+from imgbuild.plan.copying import parse_mode, split_parents
 from tests.unit.build.trees import shown, view
 
 CASES = sorted((Path(__file__).parents[3] / "testdata" / "copyrules").glob("*.json"))
@@ -33,10 +35,16 @@ def outcome(case: dict[str, Any]) -> list[str]:
     for step in case["copy"]:
         *patterns, dest = step["args"]
         owner = tuple(step["chown"]) if "chown" in step else None
-        chmod = int(step["chmod"], 8) if "chmod" in step else None
+        mode = parse_mode(step["chmod"]) if "chmod" in step else None
+        chmod, changes = (None, parse_changes(mode)) if isinstance(mode, str) else (mode, ())
+        pivots = None
+        if step.get("parents"):
+            patterns, pivots = split_parents(tuple(patterns))
+        filters = Filters(tuple(step.get("exclude", ())), pivots)
+        target = Target(dest.encode(), owner, chmod, 0, changes)
         try:
-            found = from_image(source, patterns)
-            placed = place(view(*layers), found.sources, Target(dest.encode(), owner, chmod, 0))
+            found = from_image(source, patterns, filters)
+            placed = place(view(*layers), found.sources, target)
         except ContextError as error:
             return [*lines, f"error: {error.message}"]
         entries = [item.entry for item in placed]
