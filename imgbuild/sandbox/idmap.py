@@ -21,6 +21,8 @@ _FULL = ((0, 0, 4294967295),)
 # https://systemd.io/UIDS-GIDS/
 _ROOT_BASES = (0x70000000, 0x60000000, 0x50000000, 0x40000000)
 _ROOT_COUNT = 0x0F000000
+# As useradd gives them (login.defs: SUB_UID_MIN, SUB_UID_COUNT).
+_FIRST_SUBID, _SUBIDS = 100_000, 65_536
 _CAP_SETGID, _CAP_SETUID, _CAP_SETFCAP = 6, 7, 31
 
 
@@ -30,7 +32,7 @@ class IdMap:
 
     A file of container id N has id `shift` + N in the session's namespace; `count` ids exist.
     `helpers` are the paths of newuidmap and newgidmap where they do the mapping. `reason` says
-    why nothing better was chosen.
+    why nothing better was chosen, `remedy` what to do for that.
     """
 
     kind: Literal["subids", "root", "single"]
@@ -40,6 +42,7 @@ class IdMap:
     count: int
     helpers: tuple[str, str] | None = None
     reason: str = ""
+    remedy: str = ""
 
     @property
     def key(self) -> str:
@@ -71,17 +74,19 @@ def choose_idmap(
     needed = 1 << _CAP_SETGID | 1 << _CAP_SETUID | 1 << _CAP_SETFCAP
     if int(status["CapEff"], 16) & needed == needed:
         return _as_root(_map_of(proc / "uid_map"), _map_of(proc / "gid_map"), etc)
-    reason = ""
     name = _user_name(etc / "passwd", uid)
     uids = _subids(etc / "subuid", name, uid)
     gids = _subids(etc / "subgid", name, uid)
     helpers = _find("newuidmap", search_path), _find("newgidmap", search_path)
     if not uids or not gids:
         reason = f"/etc/subuid and /etc/subgid give {name or uid} no ids"
+        remedy = _give_ids(etc, name or str(uid))
     elif helpers[0] is None or helpers[1] is None:
         reason = "newuidmap and newgidmap are not installed"
+        remedy = "Install newuidmap (package uidmap, shadow-utils or shadow). Then build again."
     elif status.get("NoNewPrivs") == "1":
         reason = "newuidmap cannot work with no_new_privs set"
+        remedy = "Start imgbuild without no_new_privs; in Kubernetes: allowPrivilegeEscalation."
     else:
         count = min(sum(n for _, n in uids), sum(n for _, n in gids)) + 1
         return IdMap(
@@ -92,7 +97,20 @@ def choose_idmap(
             count=count - 1,
             helpers=(helpers[0], helpers[1]),
         )
-    return IdMap("single", ((0, uid, 1),), ((0, gid, 1),), shift=0, count=1, reason=reason)
+    own, own_group = ((0, uid, 1),), ((0, gid, 1),)
+    return IdMap("single", own, own_group, shift=0, count=1, reason=reason, remedy=remedy)
+
+
+def _give_ids(etc: Path, user: str) -> str:
+    """Say how root gives a user ids: behind all ranges that others have."""
+    ranges = (_fields(etc / file, 3) for file in ("subuid", "subgid"))
+    taken = [int(first) + int(n) for lines in ranges for _, first, n in lines if first.isdecimal()]
+    first = max([_FIRST_SUBID, *taken])
+    ids = f"{first}-{first + _SUBIDS - 1}"
+    return (
+        f"Give this user ids of its own: sudo usermod --add-subuids {ids} --add-subgids {ids} {user}"
+        ", and install newuidmap (package uidmap). Then build again."
+    )
 
 
 def _as_root(uids: Ranges, gids: Ranges, etc: Path) -> IdMap:
@@ -109,7 +127,8 @@ def _free_base(etc: Path) -> int:
     """Find ids for containers that no user and no other range has."""
     taken = []
     for file in ("subuid", "subgid"):
-        taken += [(int(first), int(count)) for _, first, count in _fields(etc / file, 3)]
+        found = _fields(etc / file, 3)
+        taken += [(int(first), int(count)) for _, first, count in found if first.isdecimal()]
     for file in ("passwd", "group"):
         taken += [(int(fields[2]), 1) for fields in _fields(etc / file, 3)]
     for base in _ROOT_BASES:

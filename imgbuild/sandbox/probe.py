@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 from imgbuild.errors import ImgbuildError
-from imgbuild.sandbox.failures import SUBIDS
 from imgbuild.sandbox.idmap import IdMap, choose_idmap
 from imgbuild.sandbox.launch import launch
 from imgbuild.sandbox.session import Session
@@ -69,7 +68,8 @@ def probe(store_dir: Path, search_path: str) -> Report:
 def _check_ids(idmap: IdMap) -> Check:
     if idmap.kind != "single":
         return Check("ids", ok=True, detail=idmap.describe())
-    return Check("ids", ok=False, detail=f"{idmap.describe()}: {idmap.reason}", remedy=SUBIDS)
+    detail = f"{idmap.describe()}: {idmap.reason}"
+    return Check("ids", ok=False, detail=detail, remedy=idmap.remedy)
 
 
 def _try_steps(session: Session, idmap: IdMap, place: str) -> list[Check]:

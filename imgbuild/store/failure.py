@@ -24,7 +24,10 @@ def store_error(error: OSError, action: str) -> StoreError:
             f"cannot {action}: {reason}{where}",
             hint="make it writable for this user, or choose another store with --store",
         )
-    return StoreError(f"cannot {action}: {reason}{where}")
+    return StoreError(
+        f"cannot {action}: {reason}{where}",
+        hint="choose a store in a folder of a local disk with --store",
+    )
 
 
 @contextmanager

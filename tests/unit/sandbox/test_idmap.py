@@ -51,6 +51,22 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
+def test_remedies_name_the_user_and_a_free_range(host: Host) -> None:
+    host.subids("bob:100000:65536\neve:300000:10\nbad:x:y\n", "bob:100000:65536\neve:300000:20\n")
+    remedy = host.choose().remedy
+    assert "sudo usermod --add-subuids 300020-365555 --add-subgids 300020-365555 ann," in remedy
+    host.subids("")
+    assert "--add-subuids 100000-165535 --add-subgids 100000-165535 ann," in host.choose().remedy
+    host.user(4000)
+    assert " 4000, and" in host.choose().remedy
+    host.user(1000)
+    host.subids("ann:100000:65536\n")
+    assert host.choose().remedy == ""
+    assert "package uidmap" in host.choose("/absent").remedy
+    host.user(1000, nnp=1)
+    assert "no_new_privs" in host.choose().remedy
+
+
 def test_ranges_of_a_user(host: Host) -> None:
     found = host.choose()
     assert found.kind == "subids"
@@ -155,3 +171,9 @@ def test_key_names_the_owners_on_disk(host: Host) -> None:
     host.subids("")
     third = host.choose()
     assert len({first.key, second.key, third.key}) == 3
+
+
+def test_malformed_ranges_of_others_are_passed_over(host: Host) -> None:
+    host.user(0, _ROOT_CAPS)
+    host.subids("bob:x:65536\nbob:1\nbob:1:y\n")
+    assert host.choose().kind == "root"

@@ -350,3 +350,9 @@ def test_a_directory_that_was_there_is_closed_to_others(
     with Store.open(root):
         assert root.stat().st_mode & 0o7777 == after
         assert (root / "layers").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_store_where_none_can_be_has_a_hint() -> None:
+    with pytest.raises(StoreError, match="cannot make the store /proc/x") as caught:
+        Store.open(Path("/proc/x"))
+    assert "--store" in str(caught.value.hint)
