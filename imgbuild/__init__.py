@@ -14,9 +14,11 @@ if TYPE_CHECKING:
         ImageInfo,
         StepResult,
         build,
+        check,
         doctor,
         images,
         inspect,
+        outline,
         parse,
         plan,
         pull,
@@ -25,9 +27,12 @@ if TYPE_CHECKING:
         reset,
         run,
         tag,
+        targets,
     )
     from imgbuild.errors import DockerfileError, ImgbuildError, StepFailedError
+    from imgbuild.events import CheckWarning
     from imgbuild.options import BuildOptions, Output, RegistryOptions
+    from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
 
 __version__ = "0.1.0"
 
@@ -39,9 +44,11 @@ _PUBLIC = {
             "ImageInfo",
             "StepResult",
             "build",
+            "check",
             "doctor",
             "images",
             "inspect",
+            "outline",
             "parse",
             "plan",
             "pull",
@@ -50,28 +57,38 @@ _PUBLIC = {
             "reset",
             "run",
             "tag",
+            "targets",
         ),
         "imgbuild.api",
     ),
     **dict.fromkeys(("DockerfileError", "ImgbuildError", "StepFailedError"), "imgbuild.errors"),
+    "CheckWarning": "imgbuild.events",
+    **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
     **dict.fromkeys(("BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"),
 }
 
 __all__ = [
     "BuildOptions",
     "BuildResult",
+    "CheckResult",
+    "CheckWarning",
     "DockerfileError",
     "ImageDetails",
     "ImageInfo",
     "ImgbuildError",
+    "Outline",
     "Output",
     "RegistryOptions",
     "StepFailedError",
     "StepResult",
+    "Target",
+    "Targets",
     "build",
+    "check",
     "doctor",
     "images",
     "inspect",
+    "outline",
     "parse",
     "plan",
     "pull",
@@ -80,6 +97,7 @@ __all__ = [
     "reset",
     "run",
     "tag",
+    "targets",
 ]
 
 

@@ -5,9 +5,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgbuild.build.homes import registry_options, store_path
 from imgbuild.errors import ImageError, UsageError
 from imgbuild.events import BuildFinished, EventSink, Notice, ignore
 from imgbuild.oci.config import parse_config
@@ -20,10 +22,12 @@ from imgbuild.options import STANDARD_PATH, BuildOptions, RegistryOptions
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
+    from imgbuild.build.calls import Question
     from imgbuild.build.engine import BuildInputs
     from imgbuild.build.rootfs import Rootfs
     from imgbuild.dockerfile.instructions import Dockerfile
-    from imgbuild.plan.model import BuildPlan
+    from imgbuild.plan.calls import CheckResult, Outline, Targets
+    from imgbuild.plan.model import BaseImage, BuildPlan
     from imgbuild.sandbox.probe import Report
 
 PathLike = str | os.PathLike[str]
@@ -144,6 +148,53 @@ def plan(
         return _prepare(options, opened, events or ignore)[0]
 
 
+def check(
+    context: PathLike | BuildOptions = ".",
+    *,
+    events: EventSink | None = None,
+    **fields: Any,
+) -> "CheckResult":
+    """Run the build checks on a Dockerfile; what would stop a build is in the result.
+
+    All stages are checked, or with `target` that one and what it needs. Of base images that are
+    not in the store, only the configs are fetched. Raises `ContextError`, `StoreError` and
+    `UsageError`.
+    """
+    from imgbuild.build import calls
+
+    with _asked(context, fields, events) as question:
+        return calls.check(question)
+
+
+def outline(
+    context: PathLike | BuildOptions = ".",
+    *,
+    events: EventSink | None = None,
+    **fields: Any,
+) -> "Outline":
+    """Return what can be given to a build of the target: arguments, secrets, SSH agents.
+
+    Raises what `plan` raises; base images are looked at as `check` does.
+    """
+    from imgbuild.build import calls
+
+    with _asked(context, fields, events) as question:
+        return calls.outline(question)
+
+
+def targets(
+    context: PathLike | BuildOptions = ".",
+    *,
+    events: EventSink | None = None,
+    **fields: Any,
+) -> "Targets":
+    """Return the stages of a Dockerfile; raise `ContextError` and `DockerfileError`."""
+    from imgbuild.build import calls
+
+    with _asked(context, fields, events) as question:
+        return calls.targets(question)
+
+
 def run(
     name: str,
     command: Sequence[str] = (),
@@ -180,7 +231,7 @@ def pull(
     reference = parse_reference(name)
     wanted = _platform(platform)
     with _opened(store) as opened, opened.build_lock():
-        descriptor = _fetch(opened, reference, wanted, _registry(registry), events)
+        descriptor = _fetch(opened, reference, wanted, registry_options(registry), events)
         opened.names.tag(str(reference), descriptor)
         return _info(opened, str(reference), descriptor)
 
@@ -202,7 +253,7 @@ def push(
     target = parse_reference(dest or name)
     with _opened(store) as opened, opened.build_lock():
         _, descriptor = opened.find(name)
-        _send(opened, target, descriptor, _registry(registry), events)
+        _send(opened, target, descriptor, registry_options(registry), events)
         return descriptor.digest
 
 
@@ -259,7 +310,7 @@ def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> 
     """Try what this host allows and return what was found."""
     from imgbuild.sandbox.probe import probe
 
-    place = _store_path(store)
+    place = store_path(store)
     with _opened(place):
         return probe(place, search_path or STANDARD_PATH)
 
@@ -284,36 +335,15 @@ def _normalised(options: BuildOptions) -> BuildOptions:
     from imgbuild.build.request import settled
 
     return replace(
-        settled(options), store=_store_path(options.store), registry=_registry(options.registry)
+        settled(options),
+        store=store_path(options.store),
+        registry=registry_options(options.registry),
     )
-
-
-def _home() -> Path:
-    """Return the caller's home folder by the password database: the library reads no environment."""
-    import pwd
-
-    try:
-        return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:
-        raise UsageError(
-            f"user {os.getuid()} has no home folder", hint="name the store: store=PATH or --store"
-        ) from None
-
-
-def _store_path(store: PathLike | None) -> Path:
-    return _home() / ".local/share/imgbuild" if store is None else Path(store)
-
-
-def _registry(options: RegistryOptions | None) -> RegistryOptions:
-    options = options or RegistryOptions()
-    if options.docker_config is None:
-        return replace(options, docker_config=_home() / ".docker")
-    return options
 
 
 @contextmanager
 def _opened(store: PathLike | None) -> Iterator[Store]:
-    with Store.open(_store_path(store)) as opened:
+    with Store.open(store_path(store)) as opened:
         yield opened
 
 
@@ -328,17 +358,52 @@ def _prepare(
     options: BuildOptions, store: Store, events: EventSink
 ) -> "tuple[BuildPlan, BuildInputs]":
     from imgbuild.build.prepare import prepare
+
+    fetch = partial(_fetch, store, options=options.registry, events=events)
+    return prepare(options, store, fetch, events, _build_proxies(options, events))
+
+
+@contextmanager
+def _asked(
+    context: PathLike | BuildOptions, fields: Mapping[str, Any], events: EventSink | None
+) -> "Iterator[Question]":
+    """Open what a call needs; no layer of a base is fetched."""
+    from imgbuild.build.bases import Lookup
+    from imgbuild.build.calls import ask
+
+    options, sink = _options(context, fields), events or ignore
+    with _opened(options.store) as opened, opened.build_lock():
+        fetch = partial(_fetch, opened, options=options.registry, events=sink)
+        describe = partial(_describe, options=options.registry, events=sink)
+        contexts, path = options.build_contexts, options.search_path
+        lookup = Lookup(opened, contexts, fetch, sink, path, options.pull, describe)
+        yield ask(options, lookup, _build_proxies(options, sink))
+
+
+def _describe(
+    name: str,
+    reference: Reference,
+    platform: Platform,
+    options: RegistryOptions,
+    events: EventSink,
+) -> "BaseImage":
+    """Read an image's manifest and config from its registry."""
+    from imgbuild.build.images import load_image
+    from imgbuild.registry.client import Registry
+
+    with Registry(reference, options, events=events) as registry:
+        root = registry.resolve(reference.digest or reference.tag)
+        return load_image(registry, name, root, platform)
+
+
+def _build_proxies(options: BuildOptions, events: EventSink) -> Mapping[str, str]:
     from imgbuild.registry.docker_config import build_proxies
 
-    def fetch(reference: Reference, platform: Platform) -> Descriptor:
-        return _fetch(store, reference, platform, options.registry, events)
-
-    proxies = build_proxies(
+    return build_proxies(
         options.registry.docker_config,
         options.registry.docker_host,
         lambda message: events(Notice(message)),
     )
-    return prepare(options, store, fetch, events, proxies)
 
 
 def _rootfs(store: Store, search_path: str | None) -> "Rootfs":

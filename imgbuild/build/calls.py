@@ -22,7 +22,7 @@ from imgbuild.errors import (
 )
 from imgbuild.events import CheckWarning, Event, EventSink, ignore
 from imgbuild.options import BuildOptions
-from imgbuild.plan.calls import CheckResult, Outline, OutlineWatch, Target, list_targets
+from imgbuild.plan.calls import CheckResult, Outline, OutlineWatch, Targets, list_targets
 from imgbuild.plan.model import BuildPlan
 from imgbuild.plan.planner import make_plan
 from imgbuild.plan.watch import Watch
@@ -69,19 +69,20 @@ def check(question: Question) -> CheckResult:
         linter.finish()
     except (DockerfileError, ImageError, RegistryError, NameNotFoundError) as problem:
         error = problem
-    return CheckResult(tuple(warnings), error, question.name, question.data)
+    path = str(question.place or question.name)
+    return CheckResult(tuple(warnings), error, question.name, path, question.data)
 
 
 def outline(question: Question) -> Outline:
     """Return what can be given to a build of the target; raise what the build would raise."""
     dockerfile, _ = _parse(question, ignore)
     watch = OutlineWatch()
-    return watch.outline(_dry_plan(question, dockerfile, watch))
+    return watch.outline(_dry_plan(question, dockerfile, watch), question.data)
 
 
-def targets(question: Question) -> tuple[Target, ...]:
+def targets(question: Question) -> Targets:
     """Return the stages that can be built; raise `DockerfileError`."""
-    return list_targets(_parse(question, ignore)[0])
+    return list_targets(_parse(question, ignore)[0], question.data)
 
 
 def _parse(question: Question, events: EventSink) -> tuple[Dockerfile, Linter]:

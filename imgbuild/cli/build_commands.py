@@ -50,6 +50,13 @@ from imgbuild.options import ProgressMode
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write digests and names as JSON to a file.",
 )
+@click.option("--check", is_flag=True, help="Look for mistakes instead: as --call=check.")
+@click.option(
+    "--call",
+    metavar="NAME[,format=json]",
+    default="build",
+    help="Answer a question instead: check, outline (of --target) or targets.",
+)
 @progress_option
 @click.option("-q", "--quiet", is_flag=True, help="Print the image's digest and nothing else.")
 @store_option
@@ -57,6 +64,8 @@ def build_command(
     *,
     tags: tuple[str, ...],
     outputs: tuple[str, ...],
+    check: bool,
+    call: str,
     progress: ProgressMode,
     quiet: bool,
     **flags: Any,
@@ -68,6 +77,16 @@ def build_command(
     options = BuildOptions(
         **build_fields(tags=tags, outputs=tuple(output(text) for text in outputs), **flags)
     )
+    if check or call != "build":
+        from imgbuild.cli.check_commands import answer, read_call
+
+        name, form = read_call(call)
+        if name != "build":
+            answer(name, form, options)
+            return
+        if check:
+            answer("check", form, options)
+            return
     mode: ProgressMode = "quiet" if quiet else progress
     try:
         with shown(mode) as sink:

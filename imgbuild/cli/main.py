@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rm": ("images", "Remove names from the local store."),
     "pull": ("transfers", "Copy an image from a registry into the local store."),
     "push": ("transfers", "Copy an image from the local store to a registry."),
+    "check": ("check", "Look for mistakes in a Dockerfile, without building it."),
     "plan": ("plan", "Show what a build would do, without doing it."),
     "doctor": ("doctor", "Tell what this host allows, and what to change."),
     "reset": ("images", "Empty the local store."),

@@ -3,6 +3,7 @@
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 
 from imgbuild.cli.text import sanitise
 from imgbuild.errors import ImgbuildError, Span, StepFailedError
@@ -32,15 +33,20 @@ def _excerpt(span: Span, source: str | None) -> str:
         return f"{span.file}:{span.first}"
     # Not splitlines(): a Dockerfile's lines end with line feeds only.
     lines = source.removesuffix("\n").split("\n")
-    first = max(1, span.first - _CONTEXT)
-    last = min(len(lines), span.last + _CONTEXT)
-    frame = [f"{span.file}:{span.first}", _RULE]
+    return frame(f"{span.file}:{span.first}", span, lines, _CONTEXT)
+
+
+def frame(title: str, span: Span, lines: Sequence[str], around: int) -> str:
+    """Return the lines of `span` marked, with `around` lines before and after them."""
+    first = max(1, span.first - around)
+    last = min(len(lines), span.last + around)
+    rows = [title, _RULE]
     for number in range(first, last + 1):
         mark = ">>>" if span.first <= number <= span.last else "   "
         line = sanitise(lines[number - 1].removesuffix("\r"))
-        frame.append(f" {number:3d} | {mark} {line}")
-    frame.append(_RULE)
-    return "\n".join(frame)
+        rows.append(f" {number:3d} | {mark} {line}")
+    rows.append(_RULE)
+    return "\n".join(rows)
 
 
 def show(error: ImgbuildError) -> int:

@@ -5,7 +5,7 @@ Source of the rules: BuildKit's frontend/subrequests and dockerfile2llb/outline.
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from imgbuild.dockerfile.csvfields import csv_pairs
@@ -26,14 +26,16 @@ T = TypeVar("T")
 class CheckResult:
     """What the build checks say of a Dockerfile, in the order in which it was found.
 
-    `error` is what would stop a build before its first step. `file` is the Dockerfile's name and
-    `source` its bytes, which the spans point into.
+    `error` is what would stop a build before its first step. `file` is the Dockerfile's name, `path`
+    where it is (its name, when it came from standard input), and `source` its bytes, which the spans
+    point into.
     """
 
     warnings: tuple[CheckWarning, ...]
     error: ImgbuildError | None
     file: str
-    source: bytes
+    path: str
+    source: bytes = field(repr=False)
 
     @property
     def ok(self) -> bool:
@@ -50,6 +52,20 @@ class Target:
     base: str
     platform: str
     span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """All stages, in the order of the Dockerfile, whose bytes are `source`; iterates over them."""
+
+    stages: tuple[Target, ...]
+    source: bytes = field(repr=False)
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(self.stages)
+
+    def __len__(self) -> int:
+        return len(self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +96,13 @@ class Outline:
     args: tuple[OutlineArg, ...]
     secrets: tuple[OutlineMount, ...]
     ssh: tuple[OutlineMount, ...]
+    source: bytes = field(repr=False)
 
 
-def list_targets(dockerfile: Dockerfile) -> tuple[Target, ...]:
-    """Return all stages, in the order of the Dockerfile; the last one is the default."""
+def list_targets(dockerfile: Dockerfile, source: bytes) -> Targets:
+    """Return the stages of `dockerfile`, which was read from `source`; the last one is the default."""
     last = len(dockerfile.stages) - 1
-    return tuple(
+    stages = tuple(
         Target(
             name=stage.from_.name or "",
             description=stage.from_.comment,
@@ -96,6 +113,7 @@ def list_targets(dockerfile: Dockerfile) -> tuple[Target, ...]:
         )
         for index, stage in enumerate(dockerfile.stages)
     )
+    return Targets(stages, source)
 
 
 class _Known(NamedTuple):
@@ -199,8 +217,8 @@ class OutlineWatch:
             name = name or "default"
             self._now.ssh[name] = OutlineMount(name, required, run.span)
 
-    def outline(self, plan: BuildPlan) -> Outline:
-        """Return the outline of the target of `plan`, which was watched."""
+    def outline(self, plan: BuildPlan, source: bytes) -> Outline:
+        """Return the outline of the target of `plan`, which was watched; `source` is the Dockerfile."""
         target = self._stages.get(plan.target)
         stages = list(self._reached(plan.target))
         from_ = target.node.text.from_ if target else None
@@ -210,6 +228,7 @@ class OutlineWatch:
             args=_merged(stages, _arguments, lambda arg: arg.span.first),
             secrets=_merged(stages, lambda uses: uses.secrets, lambda item: item.span.first),
             ssh=_merged(stages, lambda uses: uses.ssh, lambda item: item.span.first),
+            source=source,
         )
 
     def _reached(self, index: int) -> Iterator[_Uses]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from imgbuild.errors import ImgbuildError, Span
-from imgbuild.plan.calls import CheckResult, Outline, OutlineMount, Target
+from imgbuild.plan.calls import CheckResult, Outline, OutlineMount, Targets
 
 
 def check_json(result: CheckResult) -> str:
@@ -41,8 +41,8 @@ def _error(error: ImgbuildError) -> dict[str, Any]:
     }
 
 
-def outline_json(outline: Outline, source: bytes) -> str:
-    """Return the answer to `--call=outline,format=json`; `source` is the Dockerfile."""
+def outline_json(outline: Outline) -> str:
+    """Return the answer to `--call=outline,format=json`."""
     return _text(
         _present(
             {
@@ -61,7 +61,7 @@ def outline_json(outline: Outline, source: bytes) -> str:
                 ],
                 "secrets": _mounts(outline.secrets),
                 "ssh": _mounts(outline.ssh),
-                "sources": [_encoded(source)],
+                "sources": [_encoded(outline.source)],
             }
         )
     )
@@ -74,8 +74,8 @@ def _mounts(mounts: Iterable[OutlineMount]) -> list[dict[str, Any]]:
     ]
 
 
-def targets_json(targets: Iterable[Target], source: bytes) -> str:
-    """Return the answer to `--call=targets,format=json`; `source` is the Dockerfile."""
+def targets_json(targets: Targets) -> str:
+    """Return the answer to `--call=targets,format=json`."""
     found = [
         _present(
             {
@@ -89,7 +89,7 @@ def targets_json(targets: Iterable[Target], source: bytes) -> str:
         )
         for target in targets
     ]
-    return _text({"targets": found, "sources": [_encoded(source)]})
+    return _text({"targets": found, "sources": [_encoded(targets.source)]})
 
 
 def _location(span: Span) -> dict[str, Any]:
