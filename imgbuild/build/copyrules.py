@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 from imgbuild.build.wildcard import has_wildcard, match
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import Entry, ImagePath, sort_key
+from imgbuild.layer.links import TooManyLinksError, follow
 from imgbuild.plan.chmod import Change, apply_changes
 
-MAX_LINKS = 40
 _ROOT = Entry(b"", "dir", mode=0o755)
 # Names of one file: the number of the source, its first name there, its digest if known.
 _Group = tuple[int, ImagePath, str | None]
@@ -105,25 +105,10 @@ def resolve(
 
     Raises `ContextError` after 40 links.
     """
-    todo = [e for e in reversed(path.split(b"/")) if e not in (b"", b".")]
-    done: list[bytes] = []
-    links = 0
-    while todo:
-        element = todo.pop()
-        if element == b"..":
-            del done[-1:]
-            continue
-        entry = lstat(b"/".join([*done, element]))
-        if entry is None or entry.type != "symlink" or (not todo and not follow_last):
-            done.append(element)
-            continue
-        links += 1
-        if links > MAX_LINKS:
-            raise ContextError(f"too many levels of symbolic links: {show(path)}")
-        if entry.linkname.startswith(b"/"):
-            done = []
-        todo.extend(e for e in reversed(entry.linkname.split(b"/")) if e not in (b"", b"."))
-    return b"/".join(done)
+    try:
+        return follow(path, lstat, follow_last=follow_last)
+    except TooManyLinksError as error:
+        raise ContextError(error.message) from None
 
 
 def select(tree: Tree, pattern: bytes) -> list[Selected]:

@@ -12,10 +12,10 @@ from typing import BinaryIO, NamedTuple, Self
 
 from imgbuild.errors import ImageError
 from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.layer.links import MAX_LINKS, follow
 from imgbuild.oci.descriptor import Layer
 from imgbuild.snapshot.content import ContentReader, LayerCursor
 
-_MAX_LINKS = 40  # as the kernel, path_resolution(7)
 _ROOT = Entry(b"", "dir", 0o755)
 
 
@@ -123,37 +123,6 @@ def _ends(path: ImagePath) -> Iterator[int]:
         end = path.find(b"/", end + 1)
     if path:
         yield len(path)
-
-
-def follow(
-    path: bytes, lstat: Callable[[ImagePath], Entry | None], *, follow_last: bool = True
-) -> ImagePath:
-    """Resolve symlinks as a process would whose root `lstat` describes."""
-    done: list[bytes] = []
-    todo = _components(path)
-    links = 0
-    while todo:
-        part = todo.pop()
-        if part == b"..":
-            del done[-1:]
-            continue
-        done.append(part)
-        entry = lstat(b"/".join(done))
-        if entry is None or entry.type != "symlink" or not (todo or follow_last):
-            continue
-        links += 1
-        if links > _MAX_LINKS:
-            raise ImageError(f"too many levels of symbolic links in /{_show(path)}")
-        done.pop()
-        if entry.linkname.startswith(b"/"):
-            done.clear()
-        todo += _components(entry.linkname)
-    return b"/".join(done)
-
-
-def _components(path: bytes) -> list[bytes]:
-    """Split a path, the last component first."""
-    return [part for part in reversed(path.split(b"/")) if part not in {b"", b"."}]
 
 
 class RootView:
@@ -276,7 +245,7 @@ class RootView:
         if found is None or found[1].type != "hardlink":
             return found
         number, entry = found
-        for _ in range(_MAX_LINKS):
+        for _ in range(MAX_LINKS):
             # A layer's link may name a file of its own or of any layer below it.
             found = self._find_raw(entry.linkname, number + 1)
             if found is None or found[1].type == "dir":
