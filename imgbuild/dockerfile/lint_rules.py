@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 _PAGES = "https://docs.docker.com/go/dockerfile/rule/"
-_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_WORD = r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
 
 
 class Rule(NamedTuple):
@@ -22,7 +22,7 @@ class Rule(NamedTuple):
     @property
     def url(self) -> str:
         """The page that explains the rule; empty where there is none."""
-        return f"{_PAGES}{_WORD.sub('-', self.name).lower()}/" if self.has_page else ""
+        return f"{_PAGES}{re.sub(_WORD, '-', self.name).lower()}/" if self.has_page else ""
 
 
 STAGE_NAME_CASING = Rule("StageNameCasing", "Stage names should be lowercase")

@@ -25,14 +25,24 @@ from imgbuild.plan.ports import split_port
 from imgbuild.plan.scope import NEVER_ENV, Arguments, Scope, global_arguments
 
 _TARGET = "TARGETPLATFORM"
-_SECRET = re.compile(
-    r"(?:_|^)(?:apikey|auth|credentials?|key|password|pword|passwd|secret|token)(?:_|$)",
-    re.IGNORECASE,
+_SECRET = frozenset(
+    [
+        "apikey",
+        "auth",
+        "credential",
+        "credentials",
+        "key",
+        "password",
+        "pword",
+        "passwd",
+        "secret",
+        "token",
+    ]
 )
-_NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
-_NAME = re.compile(r"\w+\Z")
+_NO_SECRET = frozenset({"public", "file", "version"})
 _WHOLE = frozenset({"*", "**", "**/*"})
-_REMOTE = re.compile(r"[a-zA-Z0-9]+://|[a-zA-Z0-9_-]+@")
+# Not compiled at import: most builds need none of these.
+_REMOTE = r"[a-zA-Z0-9]+://|[a-zA-Z0-9_-]+@"
 _ONCE = (ins.Cmd, ins.Entrypoint, ins.Healthcheck)
 
 
@@ -223,7 +233,8 @@ class PlanLint:
         values: Mapping[str, str],
     ) -> None:
         for name in sorted(unknown - declared - NEVER_ENV):
-            if not _NAME.match(name) or _has_fallback(word, name):
+            # `$$`, `$@` and the like are no variables.
+            if not name.replace("_", "a").isalnum() or _has_fallback(word, name):
                 continue
             guess = did_you_mean(name, values).replace("mean ", "mean $")
             self._linter.report(
@@ -264,7 +275,8 @@ class PlanLint:
                 self._check_secret("ENV", scope.expand(name), instruction.span)
 
     def _check_secret(self, keyword: str, name: str, span: Span) -> None:
-        if _SECRET.search(name) and not _NO_SECRET.search(name):
+        words = name.lower().split("_")
+        if not _SECRET.isdisjoint(words) and _NO_SECRET.isdisjoint(words):
             self._linter.report(
                 rules.SECRETS_USED_IN_ARG_OR_ENV,
                 f"Do not use ARG or ENV instructions for sensitive data ({keyword} {quote(name)})",
@@ -316,7 +328,7 @@ class PlanLint:
         verb = "Copy" if isinstance(instruction, ins.Copy) else "Add"
         for source in instruction.sources:
             path = scope.expand(source)
-            if _REMOTE.match(path):
+            if re.match(_REMOTE, path):
                 continue
             path = posixpath.normpath(path)
             if self._is_hidden(path):
@@ -368,8 +380,7 @@ def _words(instruction: ins.StageInstruction) -> Iterator[str]:
 
 def _has_fallback(word: str, name: str) -> bool:
     """Tell whether `word` says everywhere what to take when `name` is not set."""
-    uses = re.compile(rf"\$(?:{name}(?!\w)|\{{{name}(?!:?[-+]))")
-    return uses.search(word) is None
+    return re.search(rf"\$(?:{name}(?!\w)|\{{{name}(?!\w|:?[-+]))", word) is None
 
 
 def _is_reference(name: str) -> bool:
