@@ -149,10 +149,10 @@ class _Engine:
     def _start(self, stage: Stage) -> _Progress:
         match stage.base:
             case ScratchBase():
-                key = base_key(stage.base, self._plan.platform)
+                key = base_key(stage.base, stage.config.platform)
                 return _Progress(stage, key, [], list(stage.base_history))
             case BaseImage():
-                key = base_key(stage.base, self._plan.platform)
+                key = base_key(stage.base, stage.config.platform)
                 return _Progress(stage, key, list(stage.base.layers), list(stage.base_history))
             case StageBase(index):
                 below = self._done[index]
@@ -219,7 +219,8 @@ class _Engine:
         """Advance the stage's key over `step`; return what the key is made of."""
         fields: dict[str, Any] = dict(step_fields(step))
         fields["clamp"] = self._inputs.clamp
-        fields["platform"] = str(self._plan.platform)
+        # The stage's, not the target's: what runs on $BUILDPLATFORM is shared by all targets.
+        fields["platform"] = str(progress.stage.config.platform)
         progress.key, document = chain(progress.key, step_kind(step), fields, inputs)
         return document
 
@@ -333,7 +334,7 @@ class _Engine:
     ) -> tuple[StepRecord, Verdict]:
         """Make or find the layer of a --link: it has a key of its own, as if it stood on nothing."""
         scratch = ScratchBase()
-        alone = _Progress(progress.stage, base_key(scratch, self._plan.platform), [], [])
+        alone = _Progress(progress.stage, base_key(scratch, progress.stage.config.platform), [], [])
         document = self._key(step, alone, {"content": digest})
         found = self._cached(alone) or self._make(
             alone, document, lambda: self._copy(step, alone, gathered)

@@ -190,6 +190,24 @@ def test_images_for_several_platforms_live_under_one_name(
     assert store.names.resolve("docker.io/library/debian:latest").digest == image.digest
 
 
+def test_what_is_made_on_the_build_platform_is_shared_by_all_targets(
+    store: Store, image: Descriptor, context: Path
+) -> None:
+    foreign = build(store, context, "FROM scratch\nCOPY f /f\n", platform=OTHER).descriptor
+    images = {HOST: image, OTHER: foreign}
+    text = """\
+FROM --platform=$BUILDPLATFORM base AS tools
+COPY f /g
+FROM base
+COPY --from=tools /g /
+"""
+    verdicts = []
+    for platform in (HOST, OTHER):
+        built = build(store, context, text, platform=platform, pull=lambda _r, p: images[p])
+        verdicts.append([step.verdict for step in built.steps if step.layer])
+    assert verdicts == [["done", "done"], ["cached", "done"]]
+
+
 @pytest.mark.parametrize("name", ["debian@{}", "debian:12@{}"])
 def test_what_was_pulled_by_digest_is_asked_for_once_and_moves_no_tag(
     store: Store, image: Descriptor, name: str
