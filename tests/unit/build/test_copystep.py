@@ -1,8 +1,10 @@
 """COPY and ADD as steps: here-documents, --link, --parents, --exclude, and what the cache makes of them."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -38,8 +40,6 @@ def test_a_here_document_to_a_file_takes_its_name_and_add_does_not_unpack_it(
 
 def test_here_documents_get_the_newest_time_of_the_sources(store: Store, context: Path) -> None:
     (context / "f").write_text("F")
-    import os
-
     os.utime(context / "f", (1234, 1234))
     built = build(store, context, "FROM scratch\nCOPY f <<EOF /d/\nEOF\n")
     assert [m.mtime for m in members(store, built)] == [1234] * 3
@@ -116,9 +116,12 @@ def test_only_what_is_kept_is_read_and_counts(
     text = "FROM scratch\nCOPY --exclude=node_modules --exclude=*.log d /d\n"
     opened: list[bytes] = []
     real = contexts.ContextTree.open
-    monkeypatch.setattr(
-        contexts.ContextTree, "open", lambda self, path: opened.append(path) or real(self, path)
-    )
+
+    def noted(self: contexts.ContextTree, path: bytes) -> BinaryIO:
+        opened.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(contexts.ContextTree, "open", noted)
     built = build(store, context, text)
     assert names(store, built) == ["d", "d/keep", "d/keep/f"]
     assert set(opened) == {b"d/keep/f"}
