@@ -29,10 +29,12 @@ if TYPE_CHECKING:
         tag,
         targets,
     )
-    from imgbuild.errors import DockerfileError, ImgbuildError, StepFailedError
+    from imgbuild.dockerfile.instructions import Dockerfile
+    from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
     from imgbuild.events import CheckWarning
     from imgbuild.options import BuildOptions, Output, RegistryOptions
     from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
+    from imgbuild.plan.model import BuildPlan
 
 __version__ = "0.1.0"
 
@@ -61,7 +63,11 @@ _PUBLIC = {
         ),
         "imgbuild.api",
     ),
-    **dict.fromkeys(("DockerfileError", "ImgbuildError", "StepFailedError"), "imgbuild.errors"),
+    "BuildPlan": "imgbuild.plan.model",
+    "Dockerfile": "imgbuild.dockerfile.instructions",
+    **dict.fromkeys(
+        ("DockerfileError", "ImgbuildError", "Span", "StepFailedError"), "imgbuild.errors"
+    ),
     "CheckWarning": "imgbuild.events",
     **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
     **dict.fromkeys(("BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"),
@@ -69,9 +75,11 @@ _PUBLIC = {
 
 __all__ = [
     "BuildOptions",
+    "BuildPlan",
     "BuildResult",
     "CheckResult",
     "CheckWarning",
+    "Dockerfile",
     "DockerfileError",
     "ImageDetails",
     "ImageInfo",
@@ -79,6 +87,7 @@ __all__ = [
     "Outline",
     "Output",
     "RegistryOptions",
+    "Span",
     "StepFailedError",
     "StepResult",
     "Target",
