@@ -1,5 +1,6 @@
 """The entry point: a table of commands, and the one place where exceptions become exit codes."""
 
+import gc
 import signal
 import sys
 from collections.abc import Mapping
@@ -103,6 +104,9 @@ def _refuse(error: click.ClickException) -> int:
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     signal.signal(signal.SIGTERM, _terminated)
+    # Importing makes many objects and hardly any cycles: looking for these costs a tenth of a
+    # cached build. Memory stays flat, reference counts free what a build lets go.
+    gc.set_threshold(100_000)
     try:
         status = command_line.main(args=args, prog_name="imgbuild", standalone_mode=False)
     except click.exceptions.Exit as stop:
