@@ -201,19 +201,21 @@ def run(
     *,
     store: PathLike | None = None,
     streams: tuple[int, int, int] = (0, 1, 2),
+    tty: bool = False,
     search_path: str | None = None,
 ) -> int:
     """Run an image of the store in a throw-away root and return the exit status of its command.
 
     `command` takes the place of the image's CMD. `streams` are the descriptors of standard
-    input, output and error. Raises `NameNotFoundError` and `SandboxError`.
+    input, output and error; with `tty` the command gets a terminal of its own where they are one.
+    Raises `NameNotFoundError` and `SandboxError`.
     """
     from imgbuild.build.runimage import run_image
 
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
         rootfs = _rootfs(opened, search_path)
-        return run_image(opened, rootfs, full or name, descriptor, command, streams)
+        return run_image(opened, rootfs, full or name, descriptor, command, streams, tty=tty)
 
 
 def pull(

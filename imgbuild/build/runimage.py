@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 
 from imgbuild.build import users
 from imgbuild.build.accounts import Accounts
+from imgbuild.build.console import Console, Streams, is_possible
 from imgbuild.build.images import load_image
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.errors import UsageError
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.options import STANDARD_PATH
+from imgbuild.sandbox.session import Running
 from imgbuild.store.store import Store
 
 
@@ -20,13 +23,16 @@ def run_image(
     name: str,
     root: Descriptor,
     command: Sequence[str],
-    streams: tuple[int, int, int],
+    streams: Streams,
+    *,
+    tty: bool = False,
 ) -> int:
     """Run `command`, or the image's own, and return its exit status (128 + N for signal N).
 
     As with `docker run`, a command takes the place of CMD and follows ENTRYPOINT. `streams` are
-    the descriptors of standard input, output and error. Raises `SandboxError`, and `UsageError`
-    when there is nothing to run.
+    the descriptors of standard input, output and error; with `tty` the command gets a terminal
+    of its own where they are one. Raises `SandboxError`, and `UsageError` when there is nothing
+    to run.
     """
     image = load_image(store.blobs, name, root, host_platform())
     run = image.config.run
@@ -42,20 +48,32 @@ def run_image(
         env = {"PATH": STANDARD_PATH, "HOME": who.home, **dict(run.env)}
         if os.isatty(streams[1]):
             env.setdefault("TERM", "xterm")
-        running = workspace.run(
-            argv,
-            tuple(env.items()),
-            stdin=streams[0],
-            stdout=streams[1],
-            stderr=streams[2],
-            cwd=run.working_dir or "/",
-            uid=who.uid,
-            gid=who.gid,
-            groups=who.groups,
-            interactive=True,
-        )
-        try:
-            return running.wait()
-        except BaseException:
-            running.kill()
-            raise
+
+        def start(given: Streams) -> Running:
+            return workspace.run(
+                argv,
+                tuple(env.items()),
+                stdin=given[0],
+                stdout=given[1],
+                stderr=given[2],
+                cwd=run.working_dir or "/",
+                uid=who.uid,
+                gid=who.gid,
+                groups=who.groups,
+                interactive=True,
+            )
+
+        if not (tty and is_possible(streams)):
+            return _wait(start(streams))
+        with closing(Console(streams)) as console:
+            running = start(console.streams)
+            with console.joined():
+                return _wait(running)
+
+
+def _wait(running: Running) -> int:
+    try:
+        return running.wait()
+    except BaseException:
+        running.kill()
+        raise

@@ -25,13 +25,12 @@ _OWN_FAILURE = 125
     "-t",
     "--tty",
     is_flag=True,
-    expose_value=False,
-    help="For docker's sake: the command gets this terminal where there is one.",
+    help="Give the command a terminal of its own, with job control, where this is one.",
 )
 @store_option
 @click.argument("image")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def run_command(store: Path, image: str, command: tuple[str, ...]) -> None:
+def run_command(store: Path, tty: bool, image: str, command: tuple[str, ...]) -> None:
     """Run IMAGE's command, or COMMAND, in a throw-away root.
 
     COMMAND takes the place of CMD and follows ENTRYPOINT, as with docker. Standard input and output are passed through and the exit status is kept; 125 says that
@@ -41,7 +40,7 @@ def run_command(store: Path, image: str, command: tuple[str, ...]) -> None:
     from imgbuild.cli import report
 
     try:
-        status = api.run(image, command, store=store)
+        status = api.run(image, command, store=store, tty=tty)
     except ImgbuildError as error:
         report.show(error)
         status = _OWN_FAILURE

@@ -18,6 +18,7 @@ from imgbuild.sandbox.child import capabilities, filesystems, seccomp, syscalls,
 from imgbuild.sandbox.child.failure import Failed, naming
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_TIOCSCTTY = 0x540E  # asm-generic/ioctls.h
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has it
 
 
@@ -124,6 +125,11 @@ def _reset_process() -> None:
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if os.isatty(0):
+        # Job control, on a terminal that no session has. With 0 as its argument the call takes
+        # no terminal from another session, not even for root: a command could type into it.
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(0, _TIOCSCTTY, 0)
     with contextlib.suppress(OSError):
         syscalls.call("keyctl", 1, 0, 0, 0, 0)  # KEYCTL_JOIN_SESSION_KEYRING: a new one
 

@@ -229,7 +229,8 @@ def test_what_follows_the_image_is_the_command(
 ) -> None:
     seen: list[tuple[str, tuple[str, ...]]] = []
 
-    def run(image: str, command: tuple[str, ...], *, store: Path) -> int:  # noqa: ARG001
+    def run(image: str, command: tuple[str, ...], *, store: Path, tty: bool) -> int:  # noqa: ARG001
+        assert tty == any("t" in flag for flag in flags)
         seen.append((image, command))
         return 7
 
