@@ -1,6 +1,6 @@
 """Typed instructions and error texts against BuildKit's instruction parser.
 
-Left out of the comparison: what the linter said (there is none yet), and the values of --mount,
+Left out of the comparison: what the linter said (test_warnings.py has that), and the values of --mount,
 which BuildKit reads once variables are filled in; here they are kept as text.
 """
 
