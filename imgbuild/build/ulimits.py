@@ -6,7 +6,23 @@ from typing import NamedTuple
 from imgbuild.dockerfile.quoting import quote
 
 _NAMES = frozenset(
-    ["core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"]
+    [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ]
 )
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _UNLIMITED = -1

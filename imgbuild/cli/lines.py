@@ -2,7 +2,6 @@
 
 import codecs
 
-
 # A command may write for ever without ending a line.
 _LONGEST = 64 << 10
 
