@@ -249,6 +249,8 @@ class _Engine:
     # --- RUN
 
     def _run(self, step: RunStep, progress: _Progress) -> Layer:
+        roots = self._roots()
+        roots.start_early()  # while the modules below are loaded
         from imgbuild.build.accounts import Accounts
         from imgbuild.build.runstep import RunContext, run_layer
 
@@ -263,7 +265,7 @@ class _Engine:
             accounts,
             "" if platform.matches(host_platform()) else str(platform),
         )
-        with self._roots().workspace(progress.layers) as workspace:
+        with roots.workspace(progress.layers) as workspace:
             layer = run_layer(step, workspace, context)
         # Good for the step that follows at once; any other layer drops it.
         progress.accounts = accounts

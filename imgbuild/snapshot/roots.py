@@ -59,6 +59,7 @@ class Roots:
         self._abandoned = abandoned
         self._lock = threading.RLock()
         self._running: Session | None = None
+        self._early: threading.Thread | None = None
         self._scratch: Path | None = None
         self._places: list[Path] = []
         self._made = 0
@@ -93,8 +94,23 @@ class Roots:
                 self._sweep()
             return self._running
 
+    def start_early(self) -> None:
+        """Start the session while the caller gets ready for what it will ask for.
+
+        A failure comes again, and is told, when the session is needed.
+        """
+        if self._early is None:
+            self._early = threading.Thread(target=self._start_quietly, daemon=True)
+            self._early.start()
+
+    def _start_quietly(self) -> None:
+        with suppress(ImgbuildError):
+            self.session  # noqa: B018  asking for it starts it
+
     def close(self) -> None:
         """Remove what the build's steps left and end the session."""
+        if self._early is not None:
+            self._early.join()
         with self._lock:
             session, self._running = self._running, None
         self._settle()
