@@ -60,7 +60,7 @@ def _check(options: BuildOptions, *, as_json: bool) -> None:
     if found.error is not None and not as_json:
         raise found.error
     if not found.ok:
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(1 if found.error is None else found.error.exit_code)
 
 
 def _outline(options: BuildOptions, *, as_json: bool) -> None:
