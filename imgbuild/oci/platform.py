@@ -86,6 +86,11 @@ def parse_platform(text: str, default: Platform) -> Platform:
 
     `default` gives what the text leaves out. Raises `UsageError`.
     """
+    if "," in text:
+        raise UsageError(
+            f"invalid platform: {text!r}",
+            hint="give one; several platforms in one build are not supported yet",
+        )
     parts = text.split("/")
     head = _SYSTEM.fullmatch(parts[0])
     if head is None or len(parts) > 3 or not all(_WORD.fullmatch(p) for p in parts[1:]):

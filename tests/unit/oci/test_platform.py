@@ -32,6 +32,13 @@ def test_bad_platforms_are_the_callers_mistake(text: str) -> None:
         parse_platform(text, HOST)
 
 
+def test_several_platforms_are_told_to_be_too_many() -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_platform("linux/amd64,linux/arm64", HOST)
+    assert raised.value.hint is not None
+    assert raised.value.hint.startswith("give one;")
+
+
 @pytest.mark.parametrize(
     ("have", "wanted", "runs"),
     [
