@@ -15,6 +15,7 @@ from imgbuild.build.context import ContextTree
 from imgbuild.build.copyrules import Placed, Selected, Source, Target, make_path, place, resolve
 from imgbuild.build.hashing import apply_facts
 from imgbuild.build.sources import Gathered
+from imgbuild.errors import ContextError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.plan.chmod import parse_changes
 from imgbuild.plan.model import CopyStep, Document, WorkdirStep
@@ -52,7 +53,7 @@ def copy_layer(
     scratch: Path,
 ) -> None:
     """Write the entries of a COPY or ADD to `maker`; raise `ContextError` where they collide."""
-    owner = users.owner(users.reader(view), step.chown) if step.chown is not None else None
+    owner = _owner(step, view) if step.chown is not None else None
     sources: Sequence[Source] = apply_facts(gathered.sources, gathered.facts)
     count = len(sources)
     with ExitStack() as stack:
@@ -69,6 +70,15 @@ def copy_layer(
                 maker.add(placed.entry, io.BytesIO(texts[placed.source - count]))
             else:
                 _write(maker, placed, origin, archives.get(placed.source))
+
+
+def _owner(step: CopyStep, view: RootView) -> tuple[int, int]:
+    try:
+        return users.owner(users.reader(view), step.chown or "")
+    except ContextError as error:
+        if step.link:
+            error.hint = "--link does not see the users of the base: use numbers"
+        raise
 
 
 def _target(step: CopyStep, owner: tuple[int, int] | None, made: int) -> Target:

@@ -86,8 +86,9 @@ def test_a_link_sees_no_names_and_no_symlinks_of_the_base(store: Store, context:
     assert names(store, built) == ["l", "l/f"]
     built = build(store, context, f"{base}COPY --chown=me f /f\n")
     assert (members(store, built)[0].uid, members(store, built)[0].gid) == (5, 6)
-    with pytest.raises(ContextError, match="invalid user index: -1"):
+    with pytest.raises(ContextError, match="invalid user index: -1") as raised:
         build(store, context, f"{base}COPY --link --chown=me f /f\n")
+    assert raised.value.hint == "--link does not see the users of the base: use numbers"
 
 
 def test_a_mode_takes_the_link_away(store: Store, context: Path) -> None:
