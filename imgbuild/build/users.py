@@ -132,7 +132,9 @@ def _invalid_owner(kind: str, name: str, file: str) -> ContextError:
 def _number(text: str) -> int | None:
     if not (text.isascii() and text.isdigit()):
         return None
-    value = int(text)
+    # Python refuses to read a number of thousands of digits.
+    digits = text.lstrip("0")
+    value = int(digits or "0") if len(digits) < 11 else _MAX_ID + 1
     if value > _MAX_ID:
         raise UnknownUserError(f"uids and gids must be in range 0-{_MAX_ID}: {text}")
     return value

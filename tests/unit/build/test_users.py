@@ -71,6 +71,7 @@ def test_who_user_is(spec: str, wanted: RunUser) -> None:
         ("bad", "unable to find user bad: no matching entries in passwd file"),
         ("daemon:ghost", "unable to find group ghost: no matching entries in group file"),
         ("2147483648", "uids and gids must be in range 0-2147483647"),
+        ("9" * 5000, "uids and gids must be in range 0-2147483647"),
     ],
 )
 def test_unknown_users_are_told_in_buildkit_s_words(spec: str, message: str) -> None:
@@ -123,3 +124,7 @@ def test_a_huge_passwd_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(users, "_MAX_FILE", 10)
     with pytest.raises(ImageError, match="larger than 10 bytes"):
         run_user(opened(IMAGE), "daemon")
+
+
+def test_leading_zeros_do_not_make_a_number_large() -> None:
+    assert owner(opened({}), f"{'0' * 5000}7:1") == (7, 1)
