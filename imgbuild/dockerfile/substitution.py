@@ -21,14 +21,20 @@ def trim_suffix(pattern: str, value: str, *, longest: bool) -> str:
     return value if match is None else value[: len(value) - match.end()]
 
 
-def replace(pattern: str, replacement: str, value: str, *, everywhere: bool) -> str:
-    """Replace the first or every longest match; raises `ValueError` for a wrong escape."""
+def replace(pattern: str, replacement: str, value: str, *, everywhere: bool, room: int) -> str:
+    """Replace the first or every longest match; raises `ValueError` for a wrong escape.
+
+    Raises `OverflowError` where the replacements have more than `room` characters in all.
+    """
     out: list[str] = []
     at, ended = 0, -1
     for match in _compile(_tokens(pattern), longest=True).finditer(value):
         # Go takes no empty match right behind another match.
         if match.start() == match.end() == ended:
             continue
+        room -= len(replacement)
+        if room < 0:
+            raise OverflowError
         out += (value[at : match.start()], replacement)
         at = ended = match.end()
         if not everywhere:

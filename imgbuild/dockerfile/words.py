@@ -23,6 +23,9 @@ _RUNS = re.compile(f"[{BLANKS}]+|[^{BLANKS}]+")
 # What Go makes of a character that is not there.
 _END = "\N{REPLACEMENT CHARACTER}"
 _DEEPEST = 100
+# How many characters the variables of one word may add; a file of 60 kB could ask for terabytes.
+_MOST = 1 << 24
+_TOO_MUCH = f"its variables come to more than {_MOST} characters"
 
 
 class Expanded(NamedTuple):
@@ -141,6 +144,7 @@ class _Scanner:
         self.keep_unset = keep_unset
         self.raw_escapes = False
         self.depth = 0
+        self.room = _MOST
         self.plain = _PLAIN[escape]
         self.used: set[str] = set()
         self.unknown: set[str] = set()
@@ -326,7 +330,8 @@ class _Scanner:
             return f"${{{name}/{pattern}/{replacement}}}"
         text = value or ""
         return _substituted(
-            pattern, lambda: replace(pattern, replacement, text, everywhere=everywhere)
+            pattern,
+            lambda: replace(pattern, replacement, text, everywhere=everywhere, room=self.room),
         )
 
     def _inner(self, stop: str, missing: str, *, raw_escapes: bool) -> str:
@@ -355,6 +360,9 @@ class _Scanner:
     def _value(self, name: str) -> str | None:
         value = self.lookup(name)
         (self.unknown if value is None else self.used).add(name)
+        self.room -= len(value or "")
+        if self.room < 0:
+            raise _WordError(_TOO_MUCH)
         return value
 
 
@@ -369,5 +377,7 @@ def _names(char: str) -> bool:
 def _substituted(pattern: str, substitute: Callable[[], str]) -> str:
     try:
         return substitute()
+    except OverflowError:
+        raise _WordError(_TOO_MUCH) from None
     except ValueError as problem:
         raise _WordError(f"invalid pattern ({pattern}) in substitution: {problem}") from None

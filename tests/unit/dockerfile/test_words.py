@@ -149,3 +149,20 @@ def test_words_of_a_value(words: list[str]) -> None:
     assert expand_words("$A", {"A": "  ".join(words)}.get) == words
     joined = " ".join(words)
     assert expand_words('"$A"', {"A": joined}.get) == ([joined] if joined else [])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "$A" * 20_000,
+        '"' + "${A}" * 20_000 + '"',
+        "${A//a/$A$A$A$A}",
+        "${B:-" + "$A" * 20_000 + "}",
+        "${B:-${A//a/$A}}" * 20_000,
+    ],
+)
+def test_no_word_grows_without_bound(word: str) -> None:
+    values = {"A": "a" * 60_000}
+    for scan in (expand, expand_words, expand_for_display, expand_heredoc):
+        with pytest.raises(DockerfileError, match="come to more than 16777216 characters"):
+            scan(word, values.get)
