@@ -61,7 +61,8 @@ def copied_documents(instruction: Copy | Add, lookup: Lookup) -> tuple[Document,
 
 
 def _file_name(name: str, instruction: str) -> str:
-    if not name or "/" in name or "\0" in name or name in {".", ".."} or len(name.encode()) > 255:
+    size = len(name.encode("utf-8", "surrogateescape"))
+    if not name or "/" in name or "\0" in name or name in {".", ".."} or size > 255:
         raise DockerfileError(
             f"{instruction} cannot make a file called {quote(name)} of a here-document",
             hint="the word behind << is the file's name: let it have no slash",

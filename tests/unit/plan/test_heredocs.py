@@ -2,7 +2,10 @@
 
 import pytest
 
+from imgbuild.dockerfile.instructions import Copy
+from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import DockerfileError
+from imgbuild.plan.heredocs import copied_documents
 from imgbuild.plan.model import Document, RunStep
 from tests.unit.plan.planning import error, target
 
@@ -70,3 +73,11 @@ def test_a_script_has_to_have_the_name_of_a_file() -> None:
     found = error("FROM debian\nRUN <<a/b\n#!/x\na/b\n")
     assert found.span is not None
     assert run("RUN <<a/b\necho\na/b\n").argv[-1] == "echo\n"
+
+
+def test_a_copied_document_may_have_a_name_that_is_no_utf_8() -> None:
+    dockerfile = parse(b"FROM scratch\nCOPY <<\xff /x/\na\n\xff\n")
+    (copy,) = dockerfile.stages[0].instructions
+    assert isinstance(copy, Copy)
+    (document,) = copied_documents(copy, {}.get)
+    assert document == Document("\udcff", "a\n")
