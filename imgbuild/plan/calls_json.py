@@ -8,6 +8,9 @@ from typing import Any
 from imgbuild.errors import ImgbuildError, Span
 from imgbuild.plan.calls import CheckResult, Outline, OutlineMount, Targets
 
+# json leaves these as they are, and a terminal may obey them (ECMA-48's C1).
+_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
 
 def check_json(result: CheckResult) -> str:
     """Return the answer to `--call=check,format=json`."""
@@ -108,4 +111,5 @@ def _encoded(source: bytes) -> str:
 
 
 def _text(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False).translate(_CONTROLS)
+    return f"{text}\n"

@@ -1,6 +1,8 @@
 """Outlines and targets: what is listed for which target, with which value."""
 
+import json
 import textwrap
+import unicodedata
 from typing import Any
 
 import pytest
@@ -108,3 +110,10 @@ def test_targets() -> None:
 def test_bytes_of_any_kind_survive_in_json() -> None:
     data = b"FROM scratch\nLABEL a=\xff\n"
     assert "RlJPTSBzY3JhdGNoCkxBQkVMIGE9/wo=" in targets_json(list_targets(parse(data), data))
+
+
+def test_json_has_no_control_characters() -> None:
+    data = "# all \x1b[31m\x7f\x9b31m\u00e9\nFROM scratch AS all\n".encode()
+    text = targets_json(list_targets(parse(data), data))
+    assert not [char for char in text if char != "\n" and unicodedata.category(char) == "Cc"]
+    assert json.loads(text)["targets"][0]["description"] == "\x1b[31m\x7f\x9b31m\u00e9"
