@@ -3,7 +3,7 @@
 Pure: images are resolved by a function that is given; nothing is fetched, read or run here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from imgbuild.dockerfile.frontend import ARGUMENT as BUILDKIT_SYNTAX
@@ -131,7 +131,7 @@ class _Planner:
         elif node.image == SCRATCH:
             return
         else:
-            image = self._image(node.image, node.platform)
+            image = self._image(node)
             self._bases[node.index] = image
             if self._graph.context_of(node.image) is None:
                 self._watch.base(node, image)
@@ -148,15 +148,17 @@ class _Planner:
         found = (item.instruction for item in base.items)
         return tuple(each.text for each in found if isinstance(each, OnBuild))
 
-    def _image(self, name: str, platform: Platform) -> BaseImage:
-        """Resolve the base `name`, or the context that stands for it."""
+    def _image(self, node: Node) -> BaseImage:
+        """Resolve the base of `node`, or the context that stands for it."""
+        name = node.image
         context = self._graph.context_of(name)
         if context in self._options.directory_contexts:
             raise unsupported(
                 f"FROM {name} with a directory as its build context",
                 "give an image: oci-layout://… or docker-image://…",
             )
-        return self._resolve(context or _checked(name), platform)
+        stages = [each.label for each in self._graph.nodes[: node.index]]
+        return self._resolve(context or _checked(name, stages), node.platform)
 
     def _resolve(self, name: str, platform: Platform, use: str = "FROM ") -> BaseImage:
         image = self._images.get((name, platform))
@@ -235,12 +237,17 @@ class _Planner:
         return StageSource(source.index)
 
 
-def _checked(name: str) -> str:
-    """Return `name` when it names an image; raise `DockerfileError` in BuildKit's words."""
+def _checked(name: str, stages: Sequence[str] = ()) -> str:
+    """Return `name` when it names an image; raise `DockerfileError` in BuildKit's words.
+
+    `stages` are those that FROM could have named: it finds them by their lower-case name only.
+    """
     try:
         parse_reference(name)
     except UsageError as error:
+        stage = name.lower()
+        hint = f"for the stage, write FROM {stage}" if stage in stages else error.hint
         raise DockerfileError(
-            f"failed to parse stage name {quote(name)}: {error.message}", hint=error.hint
+            f"failed to parse stage name {quote(name)}: {error.message}", hint=hint
         ) from None
     return name

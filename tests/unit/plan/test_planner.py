@@ -174,6 +174,14 @@ def test_blank_and_malformed_names() -> None:
     assert found.exit_code == 1
 
 
+def test_a_stage_in_upper_case_is_told_how_to_name_it() -> None:
+    found = error("FROM scratch AS Build\nFROM Build\n")
+    assert found.message.startswith('failed to parse stage name "Build": invalid reference')
+    assert found.hint == "for the stage, write FROM build"
+    later = error("FROM Build AS a\nFROM scratch AS Build\nCOPY --from=a /x /\n")
+    assert later.hint != found.hint
+
+
 def test_a_missing_image_is_told_with_place_and_guess() -> None:
     with pytest.raises(NotFoundError) as caught:
         plan("FROM scratch AS build\nFROM biuld\n")
