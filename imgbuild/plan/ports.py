@@ -11,11 +11,20 @@ from imgbuild.errors import DockerfileError
 _PROTOCOLS = frozenset({"tcp", "udp", "sctp"})
 _DIGITS = re.compile(r"[0-9]{1,32}")
 _MAX_PORT = 65535
+# Every port of every protocol; ranges that are said again and again would take hours.
+_MOST = (_MAX_PORT + 1) * len(_PROTOCOLS)
 
 
 def expand_ports(specs: Iterable[str]) -> list[str]:
     """Return each port of `specs` as `port/protocol`; raise `DockerfileError` in BuildKit's words."""
-    return [port for spec in specs for port in _expand(spec)]
+    ports: list[str] = []
+    for spec in specs:
+        ports += _expand(spec)
+        if len(ports) > _MOST:
+            raise DockerfileError(
+                f"EXPOSE lists more than {_MOST} ports", hint="write each range once"
+            )
+    return ports
 
 
 def _expand(spec: str) -> list[str]:

@@ -62,3 +62,10 @@ def test_anything_is_ports_or_one_clear_error(spec: str) -> None:
     with contextlib.suppress(DockerfileError):
         ports = expand_ports([spec])
         assert all(0 <= int(port.partition("/")[0]) <= 65535 for port in ports)
+
+
+def test_ranges_are_not_repeated_without_bound() -> None:
+    every = [f"0-65535/{protocol}" for protocol in ("tcp", "udp", "sctp")]
+    assert len(set(expand_ports(every))) == 196608
+    with pytest.raises(DockerfileError, match="more than 196608 ports"):
+        expand_ports(["1-65535"] * 1_000_000)
