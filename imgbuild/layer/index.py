@@ -7,19 +7,19 @@ Bytes are written as text with the bytes that are not UTF-8 as lone surrogates.
 
 import base64
 import json
-from collections.abc import Mapping
-from types import MappingProxyType
+import re
 from typing import Any, BinaryIO, get_args
 
 from imgbuild.errors import ImageError
-from imgbuild.layer.entry import Entry, EntryType
+from imgbuild.layer.entry import NO_XATTRS, Entry, EntryType
 from imgbuild.layer.stream import Readable
 from imgbuild.oci.digest import Digest
 
 VERSION = 1
 _HEADER = b'{"imgbuild-layer-index":%d}\n' % VERSION
 _TYPES = frozenset(get_args(EntryType))
-_NO_XATTRS: Mapping[str, bytes] = MappingProxyType({})
+# What JSON writes as it is: no quotes, backslashes, control characters or bytes above ASCII.
+_PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -64,6 +64,16 @@ def read_index(stream: Readable, diff_id: Digest) -> list[Entry]:
 
 def encode_entry(entry: Entry) -> bytes:
     """Return the line of one entry."""
+    if (
+        entry.type == "file"
+        and not (entry.xattrs or entry.linkname or entry.rdev)
+        and _PLAIN.fullmatch(entry.path)
+    ):
+        # Nearly every entry is like this, and JSON takes six times as long to say the same.
+        return b'["%b","file",%d,%d,%d,%d,%d,"",null,null,%b,%d]\n' % (
+            entry.path, entry.mode, entry.uid, entry.gid, entry.mtime, entry.size,
+            b'"%b"' % entry.digest.encode() if entry.digest else b"null", entry.offset,
+        )  # fmt: skip
     return (
         _encode(
             [
@@ -115,7 +125,7 @@ def _decode(lines: bytes) -> list[Entry]:
                 (rdev[0], rdev[1]) if rdev else None,
                 {name: base64.b64decode(value) for name, value in xattrs.items()}
                 if xattrs
-                else _NO_XATTRS,
+                else NO_XATTRS,
                 Digest(digest) if digest else None,
                 offset,
             )

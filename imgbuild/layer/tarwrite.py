@@ -5,6 +5,7 @@ times, whiteouts as `.wh.` files. BuildKit writes no opaque markers, and neither
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 
 from imgbuild.errors import ImageError
@@ -24,6 +25,11 @@ _FLAGS = {
     "fifo": b"6",
     "whiteout": b"0",
 }
+# A component that names nothing, or not what it stands in.
+_NO_NAME = re.compile(rb"(?:^|/)\.{0,2}(?:/|\Z)")
+_PADDING = tuple(map(bytes, range(ustar.BLOCK)))
+# Small files are handed on in pieces of about this many bytes.
+_HELD = 256 << 10
 _EMPTY_DIGEST = Digest("sha256:" + hashlib.sha256().hexdigest())
 
 
@@ -42,13 +48,19 @@ class TarWriter:
         clamp: int | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._write = write
+        self._out = write
+        self._parts: list[bytes] = []
+        self._held = 0
         self._index = index
         self._clamp = clamp
         self._limits = limits or Limits()
         self._offset = 0
         self._entries = 0
-        self._last: list[bytes] = []
+        self._last = b""
+        # What is no longer than this breaks no limit: each component takes a byte and a slash.
+        room = self._limits.path - len(whiteouts.PREFIX) - 1
+        self._short = min(LONGEST_NAME, room, 2 * self._limits.depth - 1)
+        self._numbers: dict[tuple[int, int, int], bytes] = {}
 
     def add(self, entry: Entry, content: Readable | None = None, *, vouched: bool = False) -> None:
         """Write one entry; `content` must hold exactly `entry.size` bytes of a file.
@@ -61,7 +73,7 @@ class TarWriter:
         if entry.type == "whiteout":
             entry = Entry(entry.path, "whiteout", mode=0)
         mtime = entry.mtime if self._clamp is None else min(entry.mtime, self._clamp)
-        head = _headers(entry, mtime)
+        head = self._file_header(entry, mtime) or _headers(entry, mtime)
         self._offset += len(head)
         offset, digest = 0, None
         if entry.type == "file":
@@ -84,21 +96,55 @@ class TarWriter:
                     entry.xattrs,
                     digest,
                     offset,
-                )
+                )  # fmt: skip
             )
 
     def finish(self) -> None:
         """Write the end of the archive."""
         self._write(bytes(2 * ustar.BLOCK))
+        self._flush()
+
+    def _write(self, data: bytes) -> None:
+        """Write what is small together with what comes after it."""
+        self._parts.append(data)
+        self._held += len(data)
+        if self._held >= _HELD:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._out(b"".join(self._parts))
+        self._parts.clear()
+        self._held = 0
+
+    def _file_header(self, entry: Entry, mtime: int) -> bytes | None:
+        """Return the header of a file that needs no PAX header; None for anything else."""
+        if (
+            entry.type != "file"
+            or entry.xattrs
+            or not 0 <= mtime <= ustar.MAX_SIZE
+            or not entry.size <= ustar.MAX_SIZE
+        ):
+            return None
+        split = ustar.split_name(entry.path)
+        if split is None:
+            return None
+        key = (entry.mode, entry.uid, entry.gid)
+        numbers = self._numbers.get(key)
+        if numbers is None:
+            if not (0 <= entry.uid <= ustar.MAX_ID and 0 <= entry.gid <= ustar.MAX_ID):
+                return None
+            numbers = ustar.file_numbers(entry.mode & 0o7777, entry.uid, entry.gid)
+            self._numbers[key] = numbers
+        return ustar.pack_file(split[0], split[1], numbers, entry.size, mtime)
 
     def _check(self, entry: Entry) -> None:
         path = entry.path
         key = sort_key(path)
         if key <= self._last:
-            raise ValueError(f"{path!r} comes after {b'/'.join(self._last)!r}")
+            raise ValueError(f"{path!r} comes after {self._last!r}")
         if entry.type not in _FLAGS:
             raise ValueError(f"layers are written without {entry.type} entries: {path!r}")
-        if b"" in key or b"." in key or b".." in key or b"\0" in path:
+        if b"\0" in path or _NO_NAME.search(path):
             raise ValueError(f"not a path inside an image: {path!r}")
         if whiteouts.is_reserved(path):
             raise ImageError(
@@ -107,14 +153,17 @@ class TarWriter:
             )
         if (entry.size != 0 and entry.type != "file") or entry.size < 0:
             raise ValueError(f"{entry.type} {path!r} has size {entry.size}")
-        self._check_limits(entry, key)
+        self._check_limits(entry)
         self._last = key
 
-    def _check_limits(self, entry: Entry, key: list[bytes]) -> None:
-        limits = self._limits
+    def _check_limits(self, entry: Entry) -> None:
+        limits, path = self._limits, entry.path
         self._entries += 1
-        room = limits.path - len(whiteouts.PREFIX)
-        if len(entry.path) >= room or len(key) > limits.depth or len(key[-1]) > LONGEST_NAME:
+        if len(path) > self._short and (
+            len(path) >= limits.path - len(whiteouts.PREFIX)
+            or path.count(b"/") >= limits.depth
+            or len(path) - path.rfind(b"/") - 1 > LONGEST_NAME
+        ):
             raise ImageError(
                 f"a layer cannot hold {entry.path[:80]!r}...: its name is too long or too deep",
                 hint="remove or shorten that path before the step ends",
@@ -140,7 +189,10 @@ class TarWriter:
             # One write and one hash for all small files: most files are.
             data = _read_small(entry, content)
             digest = known or Digest("sha256:" + hashlib.sha256(data).hexdigest())
-            self._write(head + data + bytes(-len(data) % ustar.BLOCK))
+            self._write(head)
+            self._write(data)
+            if padding := -len(data) % ustar.BLOCK:
+                self._write(_PADDING[padding])
         else:
             self._write(head)
             digest = self._copy(entry, content, known)
@@ -152,13 +204,14 @@ class TarWriter:
     def _copy(self, entry: Entry, content: Readable, known: Digest | None) -> Digest:
         hasher = None if known else hashlib.sha256()
         left = entry.size
+        self._flush()
         while data := content.read(min(left + 1, CHUNK)):
             if len(data) > left:
                 raise _changed(entry.path, "grew")
             left -= len(data)
             if hasher is not None:
                 hasher.update(data)
-            self._write(data)
+            self._out(data)
         if left:
             raise _changed(entry.path, f"is {left} bytes shorter than it was")
         self._write(bytes(-entry.size % ustar.BLOCK))

@@ -17,6 +17,8 @@ MAX_ID = 0o7777777
 MAX_SIZE = 0o77777777777
 
 _FIELDS = struct.Struct("100s8s8s8s12s12s8sc100s8s32s32s8s8s155s12s")
+# Link name, magic and version, user and group names, device numbers of a file.
+_FILE_TAIL = bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00"
 _NOT_ASCII = bytes(range(128)) + b"?" * 128
 _ADLER_MODULUS = 65521
 
@@ -84,6 +86,34 @@ def pack(
         prefix,
         b"",
     )
+    return _summed(block)
+
+
+def pack_file(name: bytes, prefix: bytes, numbers: bytes, size: int, mtime: int) -> bytes:
+    """Return the header of a file; `numbers` is what `file_numbers` made of mode and owner.
+
+    Twice as fast as `pack`, for what nearly every entry is.
+    """
+    return _summed(
+        b"%b%b%011o\0%011o\0        0%b%b"
+        % (
+            name.ljust(100, b"\0"),
+            numbers,
+            size,
+            mtime,
+            _FILE_TAIL,
+            prefix.ljust(167, b"\0"),
+        )  # fmt: skip
+    )
+
+
+def file_numbers(mode: int, uid: int, gid: int) -> bytes:
+    """Return the three fields that `pack_file` takes as one."""
+    return b"%07o\0%07o\0%07o\0" % (mode, uid, gid)
+
+
+def _summed(block: bytes) -> bytes:
+    """Fill in the checksum of a header whose field for it is blank."""
     # The low half of Adler-32 is 1 plus the sum of the bytes, modulo 65521. 512 ASCII bytes
     # cannot reach that, and this is twenty times as fast as sum().
     total = (zlib.adler32(block) & 0xFFFF) - 1

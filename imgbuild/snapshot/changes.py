@@ -8,12 +8,11 @@ directories become one whiteout for each name that is gone.
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import BinaryIO, Protocol
 
 from imgbuild.errors import ImageError, SandboxError
 from imgbuild.layer import xattrs
-from imgbuild.layer.entry import Entry, EntryType, ImagePath
+from imgbuild.layer.entry import NO_XATTRS, Entry, EntryType, ImagePath
 from imgbuild.layer.owners import Ownership
 from imgbuild.snapshot.lower import (
     LowerDirectory,
@@ -231,7 +230,9 @@ class ChangeWalk:
         if first is None:
             return False
         # Some unpackers apply a link's owner and mode, so it says again what the file has.
-        link = replace(first, path=path, type="hardlink", linkname=first.path, size=0, xattrs={})
+        link = first._replace(
+            path=path, type="hardlink", linkname=first.path, size=0, xattrs=NO_XATTRS
+        )
         self._emit(link)
         return True
 

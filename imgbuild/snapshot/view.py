@@ -6,7 +6,6 @@ same layer brings itself (image-spec layer.md).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
@@ -53,9 +52,9 @@ class _LayerIndex:
         known = self.entries
         path = self._through_links(entry.path)
         if path != entry.path:
-            entry = replace(entry, path=path)
+            entry = entry._replace(path=path)
         if entry.type == "hardlink":
-            entry = replace(entry, linkname=self._through_links(entry.linkname))
+            entry = entry._replace(linkname=self._through_links(entry.linkname))
         previous = known.get(path)
         if previous is not None and previous.type == "dir" and entry.type != "dir":
             below = path + b"/"
@@ -252,7 +251,7 @@ class RootView:
                 break
             number, entry = found
             if entry.type != "hardlink":
-                return number, replace(entry, path=path)
+                return number, entry._replace(path=path)
         raise ImageError(
             f"the image's hard link /{_show(path)} points to /{_show(entry.linkname)}, "
             "which is not a file in it"

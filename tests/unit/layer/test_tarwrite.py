@@ -186,7 +186,9 @@ class Dripping(io.BytesIO):
 @pytest.mark.parametrize("size", [0, 1, 100])
 def test_short_reads_are_put_together(size: int) -> None:
     out: list[bytes] = []
-    TarWriter(out.append).add(Entry(b"f", "file", size=size), Dripping(bytes(range(size))))
+    tar = TarWriter(out.append)
+    tar.add(Entry(b"f", "file", size=size), Dripping(bytes(range(size))))
+    tar.finish()
     assert b"".join(out)[512 : 512 + size] == bytes(range(size))
 
 
