@@ -1,14 +1,16 @@
 """Archives that ADD unpacks: told by content, decompressed into a nameless file, listed."""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from imgbuild.build.copyrules import Below, Selected, Source, show
+from imgbuild.build.copyrules import Source, show
+from imgbuild.build.listing import Item, from_entry
 from imgbuild.errors import ContextError, ImageError
-from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.layer.entry import Entry
 from imgbuild.store.failure import store_error
 
 _CHUNK = 1 << 20
@@ -26,15 +28,13 @@ class UnpackedArchive:
         self._file = file
         self._members = members
 
-    def below(self) -> tuple[Below, ...]:
+    def below(self) -> tuple[Item, ...]:
         """Return the members in their own order: a later one replaces an earlier one."""
-        return tuple(
-            Below(entry.path, b"%d" % number, entry) for number, entry in enumerate(self._members)
-        )
+        return tuple(from_entry(entry.path, entry) for entry in self._members)
 
-    def open(self, origin: ImagePath) -> "Section":
-        """Return the content of a member that is a file; `origin` is what `below` calls it."""
-        entry = self._members[int(origin)]
+    def open(self, number: int) -> "Section":
+        """Return the content of a member that is a file, by its place among `below`."""
+        entry = self._members[number]
         return Section(self._file, entry.offset, entry.size)
 
     def close(self) -> None:
@@ -159,19 +159,26 @@ def _guarded(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
 
 
 def with_archives(
-    sources: tuple[Source, ...], open_file: Callable[[ImagePath], BinaryIO], scratch: Path
+    sources: Sequence[Source],
+    open_file: Callable[[int], AbstractContextManager[BinaryIO]],
+    scratch: Path,
 ) -> tuple[list[Source], dict[int, UnpackedArchive]]:
-    """Turn the files among `sources` that are archives into their members."""
+    """Turn the files among `sources` that are archives into their members.
+
+    `open_file` opens a source by its place. The archives are to be closed.
+    """
     out: list[Source] = []
     archives: dict[int, UnpackedArchive] = {}
     try:
         for number, source in enumerate(sources):
-            found = _archive(source.selected, open_file, scratch)
+            found = None
+            if source.item.type == "file":
+                found = _archive(source, partial(open_file, number), scratch)
             if found is None:
                 out.append(source)
                 continue
             archives[number] = found
-            out.append(Source(source.selected, found.below(), unpacked=True))
+            out.append(source._replace(below=found.below(), unpacked=True))
     except BaseException:
         for archive in archives.values():
             archive.close()
@@ -180,12 +187,10 @@ def with_archives(
 
 
 def _archive(
-    selected: Selected, open_file: Callable[[ImagePath], BinaryIO], scratch: Path
+    source: Source, open_file: Callable[[], AbstractContextManager[BinaryIO]], scratch: Path
 ) -> UnpackedArchive | None:
-    if selected.entry.type != "file":
-        return None
-    with open_file(selected.path) as stream:
+    with open_file() as stream:
         if not looks_like_archive(stream.read(_BLOCK)):
             return None
-    with open_file(selected.path) as stream:
-        return unpack(stream, show(selected.path), scratch)
+    with open_file() as stream:
+        return unpack(stream, show(source.path), scratch)

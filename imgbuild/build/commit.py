@@ -9,6 +9,7 @@ from imgbuild.layer.index import IndexWriter
 from imgbuild.layer.stream import Readable
 from imgbuild.layer.tarwrite import TarWriter
 from imgbuild.oci.descriptor import Layer
+from imgbuild.oci.digest import Digest
 from imgbuild.store.store import Store
 
 
@@ -42,9 +43,15 @@ class LayerMaker:
             self._file.discard()
             self._index_file.discard()
 
-    def add(self, entry: Entry, content: Readable | None = None, *, vouched: bool = False) -> None:
+    def add(
+        self, entry: Entry, content: Readable | None = None, *, vouched: bool = False
+    ) -> Digest | None:
         """Add the next entry, in layer order; see `TarWriter.add`."""
-        self._tar.add(entry, content, vouched=vouched)
+        return self._tar.add(entry, content, vouched=vouched)
+
+    def add_bytes(self, entry: Entry, data: bytes, digest: Digest) -> None:
+        """Add a file with its content; see `TarWriter.add_bytes`."""
+        self._tar.add_bytes(entry, data, digest)
 
     def finish_tar(self) -> None:
         """End the tar that `add` wrote."""

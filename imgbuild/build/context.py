@@ -7,20 +7,24 @@ Only what is asked for is read.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self, TypeVar
 
 from imgbuild import inroot
-from imgbuild.build.copyrules import Below, show
+from imgbuild.build.copyrules import show
+from imgbuild.build.filereader import FileChangedError, FileReadError, Wanted, check
+from imgbuild.build.listing import Item
+from imgbuild.build.readers import Batch, Readers
 from imgbuild.errors import ContextError, UsageError
-from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.layer.entry import Entry, EntryType, ImagePath
 
 # A .dockerignore of more than this is a mistake, not a list of patterns.
 _MAX_IGNORE = 1 << 20
-_DEEPEST = 400  # directories: the walk is recursive
+_DEEPEST = 400  # directories, each of which stays open while what is below it is listed
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-_KINDS = {
+_KINDS: dict[int, EntryType] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "dir",
     stat.S_IFLNK: "symlink",
@@ -30,6 +34,11 @@ _KINDS = {
     # BuildKit copies a socket as an empty file.
     stat.S_IFSOCK: "file",
 }
+_ENCODING = sys.getfilesystemencoding()
+_ROOT = Item(b"", "dir", 0o755)
+
+Key = TypeVar("Key")
+Skip = Callable[[ImagePath], bool]
 
 
 class Ignore(Protocol):
@@ -39,25 +48,12 @@ class Ignore(Protocol):
     def may_include_below(self, path: bytes) -> bool: ...
 
 
-class Identity(NamedTuple):
-    """What tells that a file was not changed: times are in nanoseconds."""
+class _Frame(NamedTuple):
+    """A directory that is being listed; `rel` ends in a slash unless it is where the walk began."""
 
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-
-def identity(found: os.stat_result) -> Identity:
-    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-
-
-class _Walk(NamedTuple):
-    """What one walk remembers, and which directories it does not enter."""
-
-    links: dict[tuple[int, int], ImagePath]
-    skip: Callable[[ImagePath], bool] | None
+    fd: int
+    rel: bytes
+    names: Iterator[bytes]
 
 
 class ContextTree:
@@ -70,9 +66,8 @@ class ContextTree:
         self.root = root
         self._ignore = ignore
         self._ignore_name = ignore_name or ".dockerignore"
-        self._entries: dict[ImagePath, Entry | None] = {}
-        self._identities: dict[ImagePath, Identity] = {}
-        self._at: tuple[ImagePath, int] | None = None
+        self._items: dict[ImagePath, Item | None] = {}
+        self._readers: Readers | None = None
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as problem:
@@ -82,7 +77,9 @@ class ContextTree:
             ) from None
 
     def close(self) -> None:
-        self._leave()
+        if self._readers is not None:
+            self._readers.close()
+            self._readers = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -95,64 +92,98 @@ class ContextTree:
 
     def lstat(self, path: ImagePath) -> Entry | None:
         """Describe what is at `path`, whose parents are real; None for what is not there or ignored."""
-        if path not in self._entries:
-            self._entries[path] = self._look(path)
-        return self._entries[path]
+        item = self.item(path)
+        return None if item is None else item.entry(path)
+
+    def item(self, path: ImagePath) -> Item | None:
+        """Return what `lstat` tells as an item without a name, with the `Stat` of a file."""
+        if path not in self._items:
+            self._items[path] = self._look(path)
+        return self._items[path]
 
     def listdir(self, path: ImagePath) -> list[bytes]:
         """Return the sorted names in a directory that are not ignored."""
         fd = self._open_dir(path)
         try:
-            names = sorted(os.fsencode(name) for name in os.listdir(fd))
+            names = sorted(map(os.fsencode, os.listdir(fd)))
         finally:
             os.close(fd)
         prefix = path + b"/" if path else b""
         return [name for name in names if self.lstat(prefix + name) is not None]
 
-    def walk(
-        self, path: ImagePath, skip: Callable[[ImagePath], bool] | None = None
-    ) -> Iterator[Below]:
-        """Yield what is below a directory in layer order; names of one file after the first are links.
+    def walk(self, path: ImagePath, skip: Skip | None = None) -> Iterator[Item]:
+        """Yield what is below a directory in layer order.
 
-        Directories for which `skip` is true are left out with all that they hold.
+        Directories for which `skip` is true are left out with all that they hold. An ignored
+        directory is there only for the sake of what was brought back below it.
         """
-        fd = self._open_dir(path)
+        prefix = path + b"/" if path else b""
+        links: dict[tuple[int, int], bytes] = {}
+        way = [self._enter(self._open_dir(path), prefix, b"")]
+        kept: list[Item] = []  # ignored directories down to here, which may turn out to be empty
         try:
-            yield from self._walk(fd, path + b"/" if path else b"", b"", _Walk({}, skip))
+            while way:
+                fd, rel, names = way[-1]
+                name = next(names, None)
+                if name is None:
+                    os.close(way.pop().fd)
+                    if kept and kept[-1].rel == rel[:-1]:
+                        kept.pop()
+                    continue
+                below = rel + name
+                at = prefix + below
+                hidden = self._ignore is not None and self._ignore.matches(at)
+                if hidden and not self._may_include_below(at):
+                    continue
+                item = self._stat(at, below, name, fd, links)
+                if item is None or (hidden and item.type != "dir"):
+                    continue
+                if item.type != "dir":
+                    yield from kept
+                    kept.clear()
+                    yield item
+                    continue
+                if skip is not None and skip(at):
+                    continue
+                if hidden:
+                    kept.append(item)
+                else:
+                    yield from kept
+                    kept.clear()
+                    yield item
+                way.append(self._descend(way, at, below, name))
         finally:
-            os.close(fd)
+            for frame in way:
+                os.close(frame.fd)
 
     def open(self, path: ImagePath) -> BinaryIO:
-        """Open a file that was looked at; raise `ContextError` when it changed since then."""
-        parent, _, name = path.rpartition(b"/")
+        """Open a file for reading; no symlink is followed at its end. Raises `ContextError`."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         try:
-            if self._at is None or self._at[0] != parent:
-                self._leave()
-                self._at = (parent, self._open_dir(parent))
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            # One component below a directory that inroot opened.
-            fd = os.open(name, flags, dir_fd=self._at[1])
+            fd = inroot.open_in_root(self._fd, path, flags)
         except OSError as problem:
-            raise self._unreadable(path, problem) from None
-        stream = open(fd, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
+            raise self._unreadable(path, problem.strerror) from None
+        return open(fd, "rb", buffering=0)
+
+    def check(self, stream: BinaryIO, path: ImagePath, item: Item) -> None:
+        """Raise `ContextError` when an open file is not what was listed, or was written to."""
         try:
-            self.check(path, fd)
-        except ContextError:
-            stream.close()
-            raise
-        return stream
+            check(stream.fileno(), wanted(path, item))
+        except FileChangedError:
+            raise self._changed(path) from None
 
-    def check(self, path: ImagePath, fd: int) -> None:
-        """Raise `ContextError` when the open file is no longer what was looked at."""
-        if identity(os.fstat(fd)) != self._identities[path]:
-            raise ContextError(
-                f"{show(path)} in the build context changed while it was read",
-                hint="stop what writes to it, or add it to .dockerignore",
-            )
-
-    def identity(self, path: ImagePath) -> Identity:
-        """Return the identity of a file that was looked at."""
-        return self._identities[path]
+    def read(
+        self, batches: Iterable[tuple[Key, list[Wanted]]], flags: int, expected: int
+    ) -> Iterator[tuple[Key, Batch]]:
+        """Read files in batches, as `Readers.read` does; raise `ContextError`."""
+        if self._readers is None:
+            self._readers = Readers(self._fd)
+        try:
+            yield from self._readers.read(batches, flags, expected)
+        except FileChangedError as error:
+            raise self._changed(error.path) from None
+        except FileReadError as error:
+            raise self._unreadable(error.path, error.reason) from None
 
     def is_ignored(self, path: ImagePath) -> bool:
         """Tell whether the ignore file, and nothing else, hides `path`: for error messages."""
@@ -173,128 +204,110 @@ class ContextTree:
     def _hidden(self, path: ImagePath) -> bool:
         return self._ignore is not None and self._ignore.matches(path)
 
-    def _leave(self) -> None:
-        if self._at is not None:
-            os.close(self._at[1])
-            self._at = None
+    def _may_include_below(self, path: ImagePath) -> bool:
+        return self._ignore is not None and self._ignore.may_include_below(path)
 
     def _open_dir(self, path: ImagePath) -> int:
         try:
             return inroot.open_in_root(self._fd, path, _DIR)
         except OSError as problem:
-            raise self._unreadable(path, problem) from None
+            raise self._unreadable(path, problem.strerror) from None
 
-    def _look(self, path: ImagePath) -> Entry | None:
+    def _look(self, path: ImagePath) -> Item | None:
         if not path:
-            return Entry(b"", "dir", 0o755)
+            return _ROOT
         try:
             parent_fd, name = inroot.open_parent(self._fd, path)
         except OSError as problem:
             if problem.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None
-            raise self._unreadable(path, problem) from None
+            raise self._unreadable(path, problem.strerror) from None
         try:
-            found = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-            entry = self._entry(path, name, parent_fd, found)
-        except FileNotFoundError:
-            return None
-        except OSError as problem:
-            raise self._unreadable(path, problem) from None
+            item = self._stat(path, b"", name, parent_fd, {})
         finally:
             os.close(parent_fd)
-        if self._hidden(path) and (entry.type != "dir" or not self._has_included(path)):
-            return None
-        return entry
+        if item is not None and self._hidden(path):
+            return item if item.type == "dir" and self._has_included(path) else None
+        return item
 
     def _has_included(self, path: ImagePath) -> bool:
         """Tell whether an ignored directory holds anything that a `!` pattern brings back."""
-        if self._ignore is None or not self._ignore.may_include_below(path):
-            return False
-        return next(self.walk(path), None) is not None
+        return self._may_include_below(path) and next(self.walk(path), None) is not None
 
-    def _entry(self, path: ImagePath, name: bytes, at: int, found: os.stat_result) -> Entry:
-        kind = _KINDS[stat.S_IFMT(found.st_mode)]
-        mode = stat.S_IMODE(found.st_mode)
-        mtime = found.st_mtime_ns // 1_000_000_000
+    def _stat(
+        self, path: ImagePath, rel: bytes, name: bytes, at: int, links: dict[tuple[int, int], bytes]
+    ) -> Item | None:
+        """Describe what a directory holds by `name`; None when it is gone since it was listed."""
+        try:
+            found = os.stat(name, dir_fd=at, follow_symlinks=False)
+            kind = _KINDS[stat.S_IFMT(found.st_mode)]
+            link = os.readlink(name, dir_fd=at) if kind == "symlink" else b""
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            raise self._unreadable(path, problem.strerror) from None
+        mode = found.st_mode & 0o7777
+        modified, changed = found.st_mtime_ns, found.st_ctime_ns
+        identity = (found.st_dev, found.st_ino, modified, changed)
+        mtime = modified // 1_000_000_000
         if kind == "file":
-            self._identities[path] = identity(found)
-            size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-            return Entry(path, "file", mode, 0, 0, mtime, size)
+            group = b""
+            if stat.S_ISSOCK(found.st_mode):
+                return Item(rel, kind, mode, mtime=mtime)
+            if found.st_nlink > 1:
+                group = links.setdefault(identity[:2], rel)
+            return Item(
+                rel, kind, mode, 0, 0, mtime, found.st_size, b"", None, None, None, identity, group
+            )
         if kind == "symlink":
-            return Entry(path, "symlink", 0o777, 0, 0, mtime, 0, os.readlink(name, dir_fd=at))
+            return Item(rel, kind, 0o777, 0, 0, mtime, 0, link, stat=identity)
         if kind in ("char", "block"):
             rdev = (os.major(found.st_rdev), os.minor(found.st_rdev))
-            return Entry(path, "char" if kind == "char" else "block", mode, 0, 0, mtime, rdev=rdev)
-        return Entry(path, "dir" if kind == "dir" else "fifo", mode, 0, 0, mtime)
+            return Item(rel, kind, mode, 0, 0, mtime, rdev=rdev, stat=identity)
+        return Item(rel, kind, mode, 0, 0, mtime, stat=identity)
 
-    def _walk(self, fd: int, prefix: bytes, rel: bytes, walk: "_Walk") -> Iterator[Below]:
+    def _enter(self, fd: int, path: bytes, rel: bytes) -> _Frame:
+        """Take over `fd`, a directory, to list what it holds."""
         try:
-            with os.scandir(fd) as listing:
-                children = sorted((os.fsencode(child.name), child) for child in listing)
+            names = os.listdir(fd)
+            return _Frame(fd, rel, iter(sorted(_encoded(names))))
         except OSError as problem:
-            raise self._unreadable(prefix + rel, problem) from None
-        for name, child in children:
-            below = rel + name
-            path = prefix + below
-            hidden = self._hidden(path)
-            if hidden and not child.is_dir(follow_symlinks=False):
-                continue
-            try:
-                found = child.stat(follow_symlinks=False)
-                entry = self._entry(path, name, fd, found)
-            except FileNotFoundError:
-                continue  # gone since the directory was listed
-            except OSError as problem:
-                raise self._unreadable(path, problem) from None
-            if entry.type == "dir":
-                if walk.skip is None or not walk.skip(path):
-                    yield from self._walk_dir(fd, Below(below, path, entry), walk, hidden=hidden)
-                continue
-            if found.st_nlink > 1 and stat.S_ISREG(found.st_mode):
-                first = walk.links.setdefault((found.st_dev, found.st_ino), path)
-                if first != path:
-                    entry = _link(entry, first)
-            self._entries[path] = entry
-            yield Below(below, path, entry)
+            os.close(fd)
+            raise self._unreadable(path.rstrip(b"/"), problem.strerror) from None
 
-    def _walk_dir(self, fd: int, item: Below, walk: "_Walk", *, hidden: bool) -> Iterator[Below]:
-        if hidden and (self._ignore is None or not self._ignore.may_include_below(item.path)):
-            return
-        if item.rel.count(b"/") >= _DEEPEST:
+    def _descend(self, way: list[_Frame], path: ImagePath, rel: bytes, name: bytes) -> _Frame:
+        if len(way) > _DEEPEST:
             raise ContextError(
                 f"the build context {self.root} is more than {_DEEPEST} directories deep",
                 hint=f"add what is so deep to {self._ignore_name}",
             )
         try:
-            name = item.rel.rpartition(b"/")[2]
-            inner = os.open(name, _DIR | os.O_CLOEXEC, dir_fd=fd)
+            inner = os.open(name, _DIR | os.O_CLOEXEC, dir_fd=way[-1].fd)
         except OSError as problem:
-            raise self._unreadable(item.path, problem) from None
-        try:
-            prefix = item.path.removesuffix(item.rel)
-            below = self._walk(inner, prefix, item.rel + b"/", walk)
-            if hidden:
-                # An ignored directory exists only for the sake of what was brought back below it.
-                first = next(below, None)
-                if first is None:
-                    return
-                yield item
-                yield first
-            else:
-                yield item
-            yield from below
-        finally:
-            os.close(inner)
+            raise self._unreadable(path, problem.strerror) from None
+        return self._enter(inner, path, rel + b"/")
 
-    def _unreadable(self, path: ImagePath, problem: OSError) -> ContextError:
+    def _unreadable(self, path: ImagePath, reason: str | None) -> ContextError:
         return ContextError(
-            f"cannot read {show(path)} in the build context {self.root}: {problem.strerror}",
+            f"cannot read {show(path)} in the build context {self.root}: {reason}",
             hint=f"make it readable, or add it to {self._ignore_name}",
         )
 
+    def _changed(self, path: ImagePath) -> ContextError:
+        return ContextError(
+            f"{show(path)} in the build context changed while it was read",
+            hint=f"stop what writes to it, or add it to {self._ignore_name}",
+        )
 
-def _link(entry: Entry, first: ImagePath) -> Entry:
-    return Entry(entry.path, "hardlink", entry.mode, 0, 0, entry.mtime, entry.size, linkname=first)
+
+def _encoded(names: list[str]) -> list[bytes]:
+    return [name.encode(_ENCODING, "surrogateescape") for name in names]
+
+
+def wanted(path: ImagePath, item: Item) -> Wanted:
+    """Return a file that was listed as it is asked for from `filereader`."""
+    dev, ino, mtime_ns, ctime_ns = item.stat or (0, 0, 0, 0)
+    return (path, item.size, dev, ino, mtime_ns, ctime_ns)
 
 
 def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str, str] | None:

@@ -4,19 +4,22 @@ Pure: it asks two trees and touches nothing. The rules are those of BuildKit's f
 (solver/llbsolver/file/backend.go and github.com/tonistiigi/fsutil/copy), in their order.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import merge
 from typing import NamedTuple, Protocol
 
+from imgbuild.build.listing import Item
 from imgbuild.build.wildcard import has_wildcard, match
 from imgbuild.errors import ContextError
-from imgbuild.layer.entry import Entry, ImagePath, sort_key
+from imgbuild.layer.entry import NO_XATTRS, Entry, ImagePath, sort_key
 from imgbuild.layer.links import TooManyLinksError, follow
+from imgbuild.oci.digest import Digest
 from imgbuild.plan.chmod import Change, apply_changes
 
 _ROOT = Entry(b"", "dir", mode=0o755)
-# Names of one file: the number of the source, its first name there, its digest if known.
-_Group = tuple[int, ImagePath, str | None]
+# Where something goes, which source it is of, what it is, and its number.
+_Going = tuple[ImagePath, int, Item, int]
 
 
 class Tree(Protocol):
@@ -34,39 +37,34 @@ class Selected(NamedTuple):
     entry: Entry
 
 
-class Below(NamedTuple):
-    """One thing below a selected directory: `rel` is relative to it.
-
-    `implied` tells of a directory that is only there for what was selected below it.
-    """
-
-    rel: bytes
-    path: ImagePath
-    entry: Entry
-    implied: bool = False
-
-
 class Source(NamedTuple):
-    """A selected source with all that is below it, in the order of `sort_key`.
+    """A selected source, `item`, with all that is below it, in the order of `sort_key`.
 
-    `unpacked` tells that the source is an archive, whose members `below` lists.
+    `name` is the last element as written, `path` where it really is. `number` is that of the
+    selected thing among all of a step, and what is below counts on from it. `unpacked` tells that the
+    source is an archive, whose members `below` lists in their own order.
     """
 
-    selected: Selected
-    below: tuple[Below, ...] = ()
+    name: bytes
+    path: ImagePath
+    item: Item
+    below: Collection[Item] = ()
+    number: int = 0
     unpacked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """One entry of the layer; the content of a file is that of `origin` in source number `source`.
+class Placed(NamedTuple):
+    """One entry of the layer; what it holds is that of `item`, which source number `source` has.
 
     `source` is -1 for what comes from no source: directories that had to be made or are repeated.
+    Entries of one source with the same `group` are names of one file.
     """
 
     entry: Entry
-    origin: ImagePath = b""
     source: int = -1
+    item: Item | None = None
+    number: int = -1
+    group: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,50 +168,61 @@ def show(path: bytes) -> str:
 # --- placing them
 
 
-def place(view: Tree, sources: Iterable[Source], target: Target) -> list[Placed]:
-    """Return the entries of the layer in layer order, with the directories above each of them.
+def place(view: Tree, sources: Sequence[Source], target: Target) -> Iterator[Placed]:
+    """Yield the entries of the layer in layer order, with the directories above each of them.
 
-    Raises `ContextError` with BuildKit's words where a file and a directory collide.
+    None of the sources is an archive to unpack; see `unpackrules` for those. However much the
+    sources hold, only their names of linked files are kept in memory. Raises `ContextError` with
+    BuildKit's words where a file and a directory collide.
     """
-    placing = _Placing(view, target)
-    for number, source in enumerate(sources):
-        if source.unpacked:
-            placing.unpack(number, source)
-        else:
-            placing.copy(number, source)
-    return placing.finish()
+    placing = Placing(view, target)
+    yield from as_links(placing.with_parents(placing.copied(enumerate(sources))))
 
 
 def make_path(view: Tree, path: bytes, owner: tuple[int, int], made_time: int) -> list[Placed]:
     """Return the entries that WORKDIR needs: the missing directories, and those above them."""
-    placing = _Placing(view, Target(path, owner, None, made_time))
+    placing = Placing(view, Target(path, owner, None, made_time))
     placing.make_dirs(placing.resolve(path))
-    return placing.finish()
+    return list(placing.with_parents(()))
 
 
-class _Placing:
+def as_links(placed: Iterable[Placed]) -> Iterator[Placed]:
+    """Make all but the first name of a group hard links: a layer is read from front to back."""
+    first: dict[tuple[int, bytes], ImagePath] = {}
+    for one in placed:
+        if one.group:
+            e = one.entry
+            target = first.setdefault((one.source, one.group), e.path)
+            if target != e.path:
+                link = Entry(e.path, "hardlink", e.mode, e.uid, e.gid, e.mtime, linkname=target)
+                yield Placed(link)
+                continue
+        yield one
+
+
+class Placing:
+    """Puts sources over `view`; `made` are the directories that had to be made for that."""
+
     def __init__(self, view: Tree, target: Target) -> None:
         self._view = view
         self._target = target
-        self._new: dict[ImagePath, Placed] = {}
-        self._group: dict[ImagePath, _Group] = {}
-        self._replaced: set[ImagePath] = set()
+        self.made: dict[ImagePath, Placed] = {}
+        # What the last of the sources put where the target itself is.
+        self._at_target: Entry | None = None
 
-    def _lookup(self, path: ImagePath) -> Entry | None:
+    def lookup(self, path: ImagePath) -> Entry | None:
+        """Return what is at `path` by now, as far as targets of sources depend on it."""
         if not path:
             return _ROOT
-        if path in self._new:
-            return self._new[path].entry
-        if self._replaced and self._is_hidden(path):
-            return None
+        made = self.made.get(path)
+        if made is not None:
+            return made.entry
+        if self._at_target is not None and self._at_target.path == path:
+            return self._at_target
         return self._view.lstat(path)
 
-    def _is_hidden(self, path: ImagePath) -> bool:
-        """Tell whether a directory above `path` was replaced by something else (ADD of an archive)."""
-        return any(path.startswith(gone + b"/") for gone in self._replaced)
-
     def resolve(self, path: bytes) -> ImagePath:
-        return resolve(self._lookup, path)
+        return resolve(self.lookup, path)
 
     def make_dirs(self, path: ImagePath) -> None:
         """Make the directories of `path`, which is resolved."""
@@ -222,163 +231,132 @@ class _Placing:
         at = b""
         for element in path.split(b"/") if path else ():
             at = at + b"/" + element if at else element
-            entry = self._lookup(at)
+            entry = self.lookup(at)
             if entry is None:
                 made = Entry(at, "dir", mode, *owner, mtime=self._target.made_time)
-                self._set(at, Placed(made))
+                self.made[at] = Placed(made)
             elif entry.type != "dir":
                 raise ContextError(f"cannot copy to non-directory: {show(at)}")
 
-    def copy(self, number: int, source: Source) -> None:
-        dest, selected = self._target.dest, source.selected
+    def copied(self, sources: Iterable[tuple[int, Source]]) -> Iterator[Placed]:
+        """Yield what sources put below their targets, each path once; the last of them wins.
+
+        The targets themselves are made at once, before this is iterated.
+        """
+        singles: list[_Going] = []
+        streams: list[Iterator[_Going]] = []
+        for index, source in sources:
+            top = self._top(source)
+            if source.item.type == "dir":
+                streams.append(_going(index, top, source))
+            else:
+                singles.append((top, index, source.item._replace(group=b""), source.number))
+        singles.sort(key=_order)
+        if len(streams) == 1 and not singles:
+            return self._settled(streams[0])
+        return self._settled(merge(*streams, singles, key=_order))
+
+    def _top(self, source: Source) -> ImagePath:
+        """Make the directory that a source is copied into; return where the source itself goes."""
+        dest = self._target.dest
         self.make_dirs(self.resolve(dest.rpartition(b"/")[0]))
         top = self.resolve(dest)
-        existing = self._lookup(top)
-        if selected.entry.type == "dir":
+        if source.item.type == "dir":
             # A top directory that exists keeps its mode and owner; a new one takes 0755, not the source's.
             self.make_dirs(top)
-            self._copy_below(number, top, source.below)
-            return
+            return top
+        existing = self.lookup(top)
         if existing is not None and existing.type == "dir":
-            top = top + b"/" + selected.name if top else selected.name
+            return _join(top, source.name)
         self.make_dirs(top.rpartition(b"/")[0])
-        self._put(number, top, selected.path, selected.entry)
+        self._at_target = source.item.entry(top)
+        return top
 
-    def _copy_below(self, number: int, top: ImagePath, below: tuple[Below, ...]) -> None:
-        for rel, path, entry, implied in below:
-            at = top + b"/" + rel if top else rel
-            if implied and self._keeps(at, entry):
-                continue
-            self._put(number, at, path, entry)
-            if entry.type in ("file", "hardlink"):
-                # Names of one file stay one file within one copied directory. The digest tells a
-                # link apart whose target was replaced by a later layer of the source.
-                first = path if entry.type == "file" else entry.linkname
-                self._group[at] = (number, first, entry.digest)
+    def _settled(self, going: Iterable[_Going]) -> Iterator[Placed]:
+        """Put what comes, in layer order, over what is there; several may come to one path."""
+        current: Placed | None = None
+        absent: bytes | None = None  # nothing that was there before is below this
+        for at, index, item, number in going:
+            if current is not None and current.entry.path == at:
+                existing: Entry | None = current.entry
+            else:
+                if current is not None:
+                    yield current
+                if absent is not None and at.startswith(absent):
+                    existing = None
+                else:
+                    above = at.rpartition(b"/")[0]
+                    existing = None if above in self.made else self._view.lstat(at)
+                    absent = at + b"/" if existing is None else None
+            current = self._put(index, at, item, number, existing)
+        if current is not None:
+            yield current
 
-    def _keeps(self, at: ImagePath, entry: Entry) -> bool:
-        """Tell whether an implied directory is there already: it takes the source's mode alone."""
-        existing = self._lookup(at)
-        if existing is None or existing.type != "dir":
-            return False
-        if existing.mode != entry.mode:
-            self._set(at, Placed(_with_mode(existing, at, entry.mode)))
-        return True
-
-    def _put(self, number: int, at: ImagePath, path: ImagePath, entry: Entry) -> None:
-        existing = self._lookup(at)
-        if existing is not None and (entry.type == "dir") != (existing.type == "dir"):
-            if entry.type == "dir":
+    def _put(
+        self, index: int, at: ImagePath, item: Item, number: int, existing: Entry | None
+    ) -> Placed:
+        is_dir = item.type == "dir"
+        if existing is not None and is_dir != (existing.type == "dir"):
+            if is_dir:
                 raise ContextError(f"cannot copy to non-directory: {show(at)}")
             raise ContextError(f"cannot replace to directory {show(at)} with file")
-        self._set(at, Placed(self._owned(entry, at, self._mode(entry)), path, number))
+        if item.implied and existing is not None:
+            # It was there already: it takes the source's mode alone.
+            return Placed(_with_mode(existing, at, item.mode))
+        return Placed(self.owned(item, at, self._mode(item)), index, item, number, item.group)
 
-    def _mode(self, entry: Entry) -> int:
+    def _mode(self, item: Item) -> int:
         target = self._target
-        if entry.type == "symlink":
-            return entry.mode
+        if item.type == "symlink":
+            return item.mode
         if target.changes:
-            return apply_changes(target.changes, entry.mode, is_dir=entry.type == "dir")
-        return entry.mode if target.chmod is None else target.chmod
+            return apply_changes(target.changes, item.mode, is_dir=item.type == "dir")
+        return item.mode if target.chmod is None else target.chmod
 
-    def _set(self, at: ImagePath, placed: Placed) -> None:
-        self._new[at] = placed
-        self._group.pop(at, None)
-
-    def _owned(self, entry: Entry, at: ImagePath, mode: int) -> Entry:
-        uid, gid = self._target.owner or (entry.uid, entry.gid)
-        linked = entry.type == "hardlink"
+    def owned(self, item: Item, at: ImagePath, mode: int) -> Entry:
+        """Return the entry of `item` at `at`, with the owner that everything gets, if there is one."""
+        uid, gid = self._target.owner or (item.uid, item.gid)
         return Entry(
-            at,
-            "file" if linked else entry.type,
-            mode,
-            uid,
-            gid,
-            entry.mtime,
-            entry.size,
-            b"" if linked else entry.linkname,
-            entry.rdev,
-            entry.xattrs,
-            entry.digest,
-        )
+            at, item.type, mode, uid, gid, item.mtime, item.size, item.link, item.rdev,
+            item.xattrs or NO_XATTRS, Digest(item.digest) if item.digest else None,
+        )  # fmt: skip
 
-    # --- ADD of an archive: what docker's `archive.Untar` does, chrooted in the image
+    def with_parents(self, placed: Iterable[Placed]) -> Iterator[Placed]:
+        """Put the directories above before `placed`: those that were made, others unchanged.
 
-    def unpack(self, number: int, source: Source) -> None:
-        top = self.resolve(self._target.dest)
-        self.make_dirs(top)
-        for rel, origin, entry, _ in source.below:
-            parent, _, name = rel.rpartition(b"/")
-            above = self.resolve(_join(top, parent))
-            self._make_member_parents(above)
-            at = _join(above, name)
-            self._clear(at, entry)
-            if entry.type == "hardlink":
-                self._link_member(at, self.resolve(_join(top, entry.linkname)))
-            else:
-                self._set(at, Placed(self._owned(entry, at, entry.mode), origin, number))
-
-    def _make_member_parents(self, path: ImagePath) -> None:
+        All of `placed` is below the last of them, with what is between.
+        """
+        items = iter(placed)
+        first = next(items, None)
+        deepest = max(self.made, key=len, default=b"")
+        if first is not None:
+            deepest = max(deepest, first.entry.path.rpartition(b"/")[0], key=len)
         at = b""
-        for element in path.split(b"/") if path else ():
+        for element in deepest.split(b"/") if deepest else ():
             at = _join(at, element)
-            existing = self._lookup(at)
-            if existing is None:
-                owner = self._target.owner or (0, 0)
-                self._set(at, Placed(Entry(at, "dir", 0o755, *owner, self._target.made_time)))
-            elif existing.type != "dir":
-                raise ContextError(f"cannot copy to non-directory: {show(at)}")
+            made = self.made.get(at)
+            entry = None if made is not None else self._view.lstat(at)
+            if made is not None:
+                yield made
+            elif entry is not None:
+                yield Placed(_with_mode(entry, at, entry.mode))
+        if first is not None:
+            yield first
+            yield from items
 
-    def _clear(self, at: ImagePath, entry: Entry) -> None:
-        """Forget the directory that a member of another type takes the place of."""
-        existing = self._lookup(at)
-        if existing is not None and existing.type == "dir" and entry.type != "dir":
-            self._replaced.add(at)
-            for path in [p for p in self._new if p.startswith(at + b"/")]:
-                del self._new[path]
 
-    def _link_member(self, at: ImagePath, target: ImagePath) -> None:
-        found = self._new.get(target)
-        if found is None or found.entry.type != "file":
-            raise ContextError(
-                f"archive member {show(at)} is a hard link to {show(target)}, which it lacks"
-            )
-        group = self._group.setdefault(target, (found.source, found.origin, None))
-        owned = self._owned(found.entry, at, found.entry.mode)
-        self._set(at, Placed(owned, found.origin, found.source))
-        self._group[at] = group
+def _going(index: int, top: ImagePath, source: Source) -> Iterator[_Going]:
+    prefix = top + b"/" if top else b""
+    for number, item in enumerate(source.below, source.number + 1):
+        yield prefix + item.rel, index, item, number
 
-    def finish(self) -> list[Placed]:
-        """Add the directories above that the image has already, unchanged, and sort."""
-        known = set(self._new)
-        for path in list(self._new):
-            above = path.rpartition(b"/")[0]
-            while above and above not in known:
-                known.add(above)
-                entry = self._view.lstat(above)
-                if entry is not None:
-                    self._new[above] = Placed(_with_mode(entry, above, entry.mode))
-                above = above.rpartition(b"/")[0]
-        return self._linked([self._new[path] for path in sorted(self._new, key=sort_key)])
 
-    def _linked(self, placed: list[Placed]) -> list[Placed]:
-        """Make all but the first name of a group hard links: a layer is read from front to back."""
-        first: dict[_Group, ImagePath] = {}
-        out = []
-        for item in placed:
-            path = item.entry.path
-            group = self._group.get(path)
-            target = first.setdefault(group, path) if group else path
-            out.append(item if target == path else _as_link(item.entry, target))
-        return out
+def _order(going: _Going) -> tuple[bytes, int]:
+    return sort_key(going[0]), going[1]
 
 
 def _join(above: ImagePath, rest: bytes) -> ImagePath:
     return above + b"/" + rest if above and rest else above or rest
-
-
-def _as_link(e: Entry, target: ImagePath) -> Placed:
-    return Placed(Entry(e.path, "hardlink", e.mode, e.uid, e.gid, e.mtime, linkname=target))
 
 
 def _with_mode(entry: Entry, path: ImagePath, mode: int) -> Entry:

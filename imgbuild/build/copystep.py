@@ -1,45 +1,28 @@
 """COPY, ADD and WORKDIR: entries written straight over a view of the image, nothing is mounted."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from os import fsencode
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from imgbuild.build import users
 from imgbuild.build.archives import UnpackedArchive, with_archives
 from imgbuild.build.commit import LayerMaker
-from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Placed, Selected, Source, Target, make_path, place, resolve
-from imgbuild.build.hashing import apply_facts
-from imgbuild.build.sources import Gathered
+from imgbuild.build.context import ContextTree, wanted
+from imgbuild.build.copyrules import Placed, Source, Target, make_path, place, resolve
+from imgbuild.build.filereader import CHUNK, CONTENT, HASH, XATTRS, Wanted
+from imgbuild.build.gathered import Gathered
+from imgbuild.build.hashing import as_digest
+from imgbuild.build.listing import Item, Listing
+from imgbuild.build.readers import FILES, Batch
+from imgbuild.build.unpackrules import place_unpacked
 from imgbuild.errors import ContextError
-from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.layer.entry import NO_XATTRS, ImagePath
 from imgbuild.plan.chmod import parse_changes
 from imgbuild.plan.model import CopyStep, Document, WorkdirStep
 from imgbuild.snapshot.view import RootView
-
-
-class Origin(NamedTuple):
-    """Where the content of sources comes from.
-
-    `check` sees an open file after it was read; where `vouches`, it proves by the file's times
-    that the content is what was hashed before.
-    """
-
-    open: Callable[[ImagePath], BinaryIO]
-    check: Callable[[ImagePath, BinaryIO], None]
-    vouches: bool
-
-
-def context_origin(tree: ContextTree) -> Origin:
-    return Origin(tree.open, lambda path, stream: tree.check(path, stream.fileno()), True)
-
-
-def view_origin(view: RootView) -> Origin:
-    return Origin(view.open, lambda _path, _stream: None, False)
 
 
 def copy_layer(
@@ -47,29 +30,33 @@ def copy_layer(
     step: CopyStep,
     view: RootView,
     gathered: Gathered,
-    origin: Origin,
     *,
     clamp: int | None,
     scratch: Path,
 ) -> None:
-    """Write the entries of a COPY or ADD to `maker`; raise `ContextError` where they collide."""
+    """Write the entries of a COPY or ADD to `maker`; raise `ContextError` where they collide.
+
+    What is not known yet of the files is read now: `gathered` learns it.
+    """
     owner = _owner(step, view) if step.chown is not None else None
-    sources: Sequence[Source] = apply_facts(gathered.sources, gathered.facts)
-    count = len(sources)
+    sources: Sequence[Source] = gathered.sources
     with ExitStack() as stack:
         archives: dict[int, UnpackedArchive] = {}
         if step.unpack:
-            sources, archives = with_archives(tuple(sources), origin.open, scratch)
+            sources, archives = with_archives(sources, gathered.open, scratch)
             for archive in archives.values():
                 stack.callback(archive.close)
-        made = clamp if clamp is not None else _newest(sources)
+        made = clamp if clamp is not None else newest(sources)
         texts = [_encoded(document.content) for document in step.documents]
-        sources = [*sources, *map(partial(_document, made), step.documents, texts)]
-        for placed in place(view, sources, _target(step, owner, made)):
-            if placed.source >= count:
-                maker.add(placed.entry, io.BytesIO(texts[placed.source - count]))
-            else:
-                _write(maker, placed, origin, archives.get(placed.source))
+        number = gathered.count
+        documents = [
+            _document(made, document, text, number + i)
+            for i, (document, text) in enumerate(zip(step.documents, texts, strict=True))
+        ]
+        target = _target(step, owner, made)
+        putting = place_unpacked if archives else place
+        writer = _Writer(maker, gathered, archives, texts)
+        writer.write(putting(view, [*sources, *documents], target))
 
 
 def _owner(step: CopyStep, view: RootView) -> tuple[int, int]:
@@ -92,36 +79,142 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _document(mtime: int, document: Document, text: bytes) -> Source:
+def _document(mtime: int, document: Document, text: bytes, number: int) -> Source:
     """Return a here-document as a source; its time is that of what the step makes."""
     name = _encoded(document.name)
-    return Source(Selected(name, name, Entry(name, "file", 0o644, 0, 0, mtime, len(text))))
+    item = Item(b"", "file", 0o644, 0, 0, mtime, len(text))
+    return Source(name, name, item, (), number)
 
 
-def _write(
-    maker: LayerMaker, placed: Placed, origin: Origin, archive: UnpackedArchive | None
-) -> None:
-    if placed.entry.type != "file" or placed.entry.size == 0:
-        maker.add(placed.entry, io.BytesIO() if placed.entry.type == "file" else None)
-    elif archive is not None:
-        maker.add(placed.entry, archive.open(placed.origin))
-    else:
-        with origin.open(placed.origin) as stream:
-            maker.add(placed.entry, stream, vouched=origin.vouches)
-            origin.check(placed.origin, stream)
-
-
-def _newest(sources: Sequence[Source]) -> int:
+def newest(sources: Iterable[Source]) -> int:
     """Return the newest time among the sources: what a new directory above them gets.
 
     "Now" would be what BuildKit takes, and would give every build another layer.
     """
-    times = [
-        entry.mtime
-        for source in sources
-        for entry in (source.selected.entry, *(item.entry for item in source.below))
-    ]
-    return max(times, default=0)
+    latest = 0
+    for source in sources:
+        latest = max(latest, source.item.mtime)
+        if isinstance(source.below, Listing):
+            latest = max(latest, source.below.newest)
+        else:
+            latest = max(latest, max((item.mtime for item in source.below), default=0))
+    return latest
+
+
+class _Small(NamedTuple):
+    """Some entries in order, with the files among them that are read at one go."""
+
+    placed: list[Placed]
+    files: list[int]
+
+
+class _Writer:
+    """Writes what was placed, reading ahead the small files of contexts."""
+
+    def __init__(
+        self,
+        maker: LayerMaker,
+        gathered: Gathered,
+        archives: dict[int, UnpackedArchive],
+        texts: Sequence[bytes],
+    ) -> None:
+        self._maker = maker
+        self._gathered = gathered
+        self._archives = archives
+        self._texts = texts
+
+    def write(self, placed: Iterator[Placed]) -> None:
+        gathered = self._gathered
+        trees = {tree for tree in gathered.trees if isinstance(tree, ContextTree)}
+        if len(trees) != 1:
+            for one in placed:
+                self._write(one)
+            return
+        # What the memo knows was hashed before; its times prove that it is still the same.
+        flags = CONTENT if gathered.is_known else CONTENT | HASH | XATTRS
+        for small, batch in trees.pop().read(self._small(placed), flags, gathered.expected):
+            self._write_small(small, batch)
+
+    def _small(self, placed: Iterator[Placed]) -> Iterator[tuple[_Small, list[Wanted]]]:
+        now, names = _Small([], []), 0
+        files: list[Wanted] = []
+        size = 0
+        for one in placed:
+            path = self._small_path(one)
+            if path is not None and one.item is not None:
+                now.files.append(len(now.placed))
+                files.append(wanted(path, one.item))
+                names += len(path)
+                size += one.item.size
+            now.placed.append(one)
+            if len(now.placed) >= FILES or size >= CHUNK or names >= 16 << 10:
+                yield now, files
+                now, files, names, size = _Small([], []), [], 0, 0
+        yield now, files
+
+    def _small_path(self, one: Placed) -> ImagePath | None:
+        """Return where a file is that is to be read together with others, None for what is not."""
+        item = one.item
+        if item is None or item.stat is None or item.size >= CHUNK or one.entry.type != "file":
+            return None
+        return self._gathered.path(one)
+
+    def _write_small(self, small: _Small, batch: Batch) -> None:
+        facts = self._gathered.facts
+        maker = self._maker
+        read = iter(zip(batch.facts, batch.contents, strict=True))
+        files = iter(small.files)
+        file = next(files, -1)
+        for number, one in enumerate(small.placed):
+            if number != file:
+                self._write(one)
+                continue
+            file = next(files, -1)
+            (raw, xattrs), data = next(read)
+            if raw is not None:
+                facts.set(one.number, raw, xattrs)
+            else:
+                raw = facts.digest(one.number)
+            assert raw is not None  # noqa: S101  it was either read now or known before
+            known = facts.xattrs.get(one.number) if facts.xattrs else None
+            entry = one.entry._replace(xattrs=known) if known else one.entry
+            maker.add_bytes(entry, data, as_digest(raw))
+
+    def _write(self, one: Placed) -> None:
+        entry = one.entry
+        if entry.type != "file" or one.item is None:
+            self._maker.add(entry)
+        elif one.source >= len(self._gathered.sources):
+            self._maker.add(
+                entry, io.BytesIO(self._texts[one.source - len(self._gathered.sources)])
+            )
+        elif entry.size == 0 and one.item.stat is None:
+            self._maker.add(entry, io.BytesIO())
+        elif one.source in self._archives:
+            first = self._gathered.sources[one.source].number + 1
+            self._maker.add(entry, self._archives[one.source].open(one.number - first))
+        elif one.item.stat is None:
+            with self._gathered.trees[one.source].open(self._gathered.path(one)) as stream:
+                self._maker.add(entry, stream)
+        else:
+            self._write_large(one, one.item)
+
+    def _write_large(self, one: Placed, item: Item) -> None:
+        """Write a file of a context, without reading it as a whole."""
+        from imgbuild.build.filereader import read_xattrs
+
+        gathered, entry = self._gathered, one.entry
+        tree, path = gathered.trees[one.source], gathered.path(one)
+        assert isinstance(tree, ContextTree)  # noqa: S101  nothing else has files of this machine
+        raw = gathered.facts.digest(one.number)
+        with tree.open(path) as stream:
+            known = gathered.facts.xattrs.get(one.number) if raw else read_xattrs(stream.fileno())
+            digest = as_digest(raw) if raw else None
+            entry = entry._replace(xattrs=known or NO_XATTRS, digest=digest)
+            written = self._maker.add(entry, stream, vouched=raw is not None)
+            tree.check(stream, path, item)
+        if raw is None and written is not None:
+            gathered.facts.set(one.number, bytes.fromhex(written.encoded), known)
 
 
 def workdir_layer(maker: LayerMaker, step: WorkdirStep, view: RootView, clamp: int | None) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 from imgbuild.build.finish import history_entry, timestamp, write_image
@@ -13,7 +14,6 @@ from imgbuild.errors import ContextError, ImgbuildError
 from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
-from imgbuild.oci.digest import digest_bytes
 from imgbuild.plan.cachekey import base_key, chain, step_fields, step_kind
 from imgbuild.plan.model import (
     BaseImage,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imgbuild.build.accounts import Accounts
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.context import ContextTree
-    from imgbuild.build.sources import Gathered
+    from imgbuild.build.copywork import CopyWork
     from imgbuild.snapshot.roots import Roots
 
 LayerStep = RunStep | CopyStep | WorkdirStep
@@ -204,25 +204,24 @@ class _Engine:
                     progress, document, lambda: self._workdir(step, progress)
                 )
             case CopyStep():
-                gathered: list[Gathered] = []
-                digest = self._content_digest(step, gathered)
-                if step.link:
-                    return self._linked(step, progress, digest, gathered)
-                document = self._key(step, progress, {"content": digest})
-                return self._cached(progress) or self._make(
-                    progress, document, lambda: self._copy(step, progress, gathered)
-                )
+                with self._copy_work(step) as work:
+                    return (self._linked if step.link else self._copied)(step, progress, work)
             case _:
                 assert_never(step)
 
     def _key(self, step: LayerStep, progress: _Progress, inputs: Mapping[str, str]) -> bytes:
         """Advance the stage's key over `step`; return what the key is made of."""
+        progress.key, document = self._chained(step, progress, inputs)
+        return document
+
+    def _chained(
+        self, step: LayerStep, progress: _Progress, inputs: Mapping[str, str]
+    ) -> tuple[CacheKey, bytes]:
         fields: dict[str, Any] = dict(step_fields(step))
         fields["clamp"] = self._inputs.clamp
         # The stage's, not the target's: what runs on $BUILDPLATFORM is shared by all targets.
         fields["platform"] = str(progress.stage.config.platform)
-        progress.key, document = chain(progress.key, step_kind(step), fields, inputs)
-        return document
+        return chain(progress.key, step_kind(step), fields, inputs)
 
     def _cached(self, progress: _Progress) -> tuple[StepRecord, Verdict] | None:
         if self._inputs.no_cache:
@@ -233,12 +232,12 @@ class _Engine:
         return record, "cached"
 
     def _make(
-        self, progress: _Progress, document: bytes, make: Callable[[], Layer]
+        self, progress: _Progress, document: bytes, make: Callable[[], Layer], family: str = ""
     ) -> tuple[StepRecord, Verdict]:
         layer = make()
         record = StepRecord(layer, timestamp(self._inputs.clamp))
         # The layer may not be on disk yet; a record without its blob is no hit.
-        self._store.cache.put(progress.key, record, document)
+        self._store.cache.put(progress.key, record, document, family)
         return record, "done"
 
     def _maker(self) -> "LayerMaker":
@@ -290,35 +289,33 @@ class _Engine:
             maker.finish_tar()
             return maker.finish()
 
-    def _content_digest(self, step: CopyStep, gathered: "list[Gathered]") -> str:
-        """Return the digest of what the sources hold; `gathered` takes them when they were listed."""
-        if isinstance(step.source, ContextSource):
-            gathered.append(self._gather(step))
-            return gathered[0].digest
-        layers = self._source_layers(step)
-        # What layers hold never changes, so that a cached build need not look into an index.
-        filters = (step.exclude, step.pivots) if step.exclude or step.pivots else ()
-        question = repr(([layer.diff_id for layer in layers], step.sources, *filters))
-        memo = f"sources {digest_bytes(question.encode('utf-8', 'surrogateescape'))}"
-        digest = None if self._inputs.no_cache else self._store.cache.memo(memo)
-        if digest is None:
-            gathered.append(self._gather(step))
-            digest = gathered[0].digest
-            self._store.cache.set_memo(memo, digest)
-        return digest
+    def _copy_work(self, step: CopyStep) -> "CopyWork":
+        from imgbuild.build.copywork import CopyWork, Place
 
-    def _gather(self, step: CopyStep) -> "Gathered":
-        from imgbuild.build import sources
+        source, inputs = step.source, self._inputs
+        name = source.name if isinstance(source, ContextSource) else ""
+        context = partial(self._context, name)
+        place = Place(self._store, inputs.rootfs.stack, context, inputs.clamp, inputs.no_cache)
+        return CopyWork(step, self._source_layers(step), place)
 
-        filters = sources.Filters(step.exclude, step.pivots)
-        if isinstance(step.source, ContextSource):
-            tree = self._context(step.source.name)
-            return sources.from_context(tree, step.sources, self._store.cache, filters)
-        view = self._inputs.rootfs.stack.view(self._source_layers(step))
-        try:
-            return sources.from_image(view, step.sources, filters)
-        finally:
-            view.close()
+    def _copied(
+        self, step: CopyStep, progress: _Progress, work: "CopyWork"
+    ) -> tuple[StepRecord, Verdict]:
+        family = self._chained(step, progress, {})[0]
+        if work.known_digest() is None and not self._may_be_cached(step, family):
+            # Whatever the files hold, no layer of them is there: they are hashed while it is made.
+            layer = work.make(progress.layers)
+            document = self._key(step, progress, {"content": work.digest()})
+            return self._make(progress, document, lambda: layer, family)
+        document = self._key(step, progress, {"content": work.digest()})
+        return self._cached(progress) or self._make(
+            progress, document, lambda: work.make(progress.layers), family
+        )
+
+    def _may_be_cached(self, step: CopyStep, family: str) -> bool:
+        if not isinstance(step.source, ContextSource):
+            return True
+        return not self._inputs.no_cache and self._store.cache.has_family(family)
 
     def _source_layers(self, step: CopyStep) -> Sequence[Layer]:
         match step.source:
@@ -332,37 +329,14 @@ class _Engine:
                 assert_never(step.source)
 
     def _linked(
-        self, step: CopyStep, progress: _Progress, digest: str, gathered: "list[Gathered]"
+        self, step: CopyStep, progress: _Progress, work: "CopyWork"
     ) -> tuple[StepRecord, Verdict]:
         """Make or find the layer of a --link: it has a key of its own, as if it stood on nothing."""
         scratch = ScratchBase()
         alone = _Progress(progress.stage, base_key(scratch, progress.stage.config.platform), [], [])
-        document = self._key(step, alone, {"content": digest})
-        found = self._cached(alone) or self._make(
-            alone, document, lambda: self._copy(step, alone, gathered)
-        )
+        found = self._copied(step, alone, work)
         progress.key = chain(progress.key, "link", {}, {"layer": alone.key})[0]
         return found
-
-    def _copy(self, step: CopyStep, progress: _Progress, gathered: "list[Gathered]") -> Layer:
-        from imgbuild.build.copystep import context_origin, copy_layer, view_origin
-
-        found = gathered[0] if gathered else self._gather(step)
-        stack = self._inputs.rootfs.stack
-        with ExitStack() as opened, self._maker() as maker:
-            view = stack.view(progress.layers)
-            opened.callback(view.close)
-            if isinstance(step.source, ContextSource):
-                origin = context_origin(self._context(step.source.name))
-            else:
-                source = stack.view(self._source_layers(step))
-                opened.callback(source.close)
-                origin = view_origin(source)
-            scratch = self._store.paths.staging
-            clamp = self._inputs.clamp
-            copy_layer(maker, step, view, found, origin, clamp=clamp, scratch=scratch)
-            maker.finish_tar()
-            return maker.finish()
 
     def _context(self, name: str) -> "ContextTree":
         if name not in self._contexts:

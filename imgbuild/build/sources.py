@@ -1,27 +1,19 @@
-"""What the sources of COPY and ADD are: selected, listed and hashed, from a context or an image."""
+"""What the sources of COPY and ADD are: selected and listed, from a context, an image or an archive."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from os import fsdecode, fsencode
-from typing import NamedTuple
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Below, Selected, Source, Tree, clean, matches, select, show
-from imgbuild.build.hashing import Fact, StatMemo, content_digest, read_facts
+from imgbuild.build.copyrules import Selected, Source, Tree, clean, matches, select, show
+from imgbuild.build.listing import Item, Listing, from_entry
 from imgbuild.build.wildcard import has_wildcard
 from imgbuild.errors import ContextError
-from imgbuild.layer.entry import Entry, ImagePath, sort_key
-from imgbuild.oci.digest import Digest
+from imgbuild.layer.entry import ImagePath, sort_key
 from imgbuild.snapshot.view import RootView
-
-
-class Gathered(NamedTuple):
-    """Sources with what was read of their files, and the digest of it all."""
-
-    sources: tuple[Source, ...]
-    facts: Mapping[ImagePath, Fact]
-    digest: Digest
 
 
 class Filters(NamedTuple):
@@ -35,28 +27,50 @@ class Filters(NamedTuple):
     pivots: tuple[str, ...] | None = None
 
 
+class FileSource(Protocol):
+    """Where the content of a source's files comes from."""
+
+    def open(self, path: ImagePath) -> BinaryIO: ...
+
+
 _ALL = Filters()
 
 
 def from_context(
-    tree: ContextTree, patterns: Sequence[str], memo: StatMemo, filters: Filters = _ALL
-) -> Gathered:
-    """Select, list and hash sources of a build context; raise `ContextError`."""
-    reading = _Reading(tree, partial(_select, tree), tree.walk)
-    sources = tuple(_sources(reading, patterns, filters))
-    facts = read_facts(tree, _files(sources), memo)
-    return Gathered(sources, facts, content_digest(sources, facts))
+    tree: ContextTree, patterns: Sequence[str], scratch: Path, filters: Filters = _ALL
+) -> list[Source]:
+    """Select and list sources of a build context; raise `ContextError`.
+
+    Close the listings with `close`.
+    """
+
+    def item(selected: Selected) -> Item:
+        found = tree.item(selected.path)
+        assert found is not None  # noqa: S101  it was just selected
+        return found
+
+    reading = _Reading(tree, partial(_select, tree), tree.walk, item)
+    return _sources(reading, patterns, filters, scratch)
 
 
-def from_image(view: RootView, patterns: Sequence[str], filters: Filters = _ALL) -> Gathered:
+def from_image(
+    view: RootView, patterns: Sequence[str], scratch: Path, filters: Filters = _ALL
+) -> list[Source]:
     """Select and list sources of an image or stage; indexes know all digests."""
     reading = _Reading(
         view,
         lambda pattern: select(view, fsencode(pattern)),
         lambda path, _skip: _below(view, path),
+        lambda selected: from_entry(b"", selected.entry),
     )
-    sources = tuple(_sources(reading, patterns, filters))
-    return Gathered(sources, {}, content_digest(sources, {}))
+    return _sources(reading, patterns, filters, scratch)
+
+
+def close(sources: Iterable[Source]) -> None:
+    """Close the listings of `sources`."""
+    for source in sources:
+        if isinstance(source.below, Listing):
+            source.below.close()
 
 
 class _Reading(NamedTuple):
@@ -64,24 +78,34 @@ class _Reading(NamedTuple):
 
     tree: Tree
     select: Callable[[str], list[Selected]]
-    walk: Callable[[ImagePath, Callable[[ImagePath], bool] | None], Iterator[Below]]
+    walk: Callable[[ImagePath, Callable[[ImagePath], bool] | None], Iterator[Item]]
+    item: Callable[[Selected], Item]
 
 
-def _sources(reading: _Reading, patterns: Sequence[str], filters: Filters) -> Iterator[Source]:
-    for number, pattern in enumerate(patterns):
-        pivot = fsencode(filters.pivots[number]) if filters.pivots is not None else b""
-        if pivot and not has_wildcard(fsencode(pattern)) and not has_wildcard(pivot):
-            reading.select(f"{pattern}/{fsdecode(pivot)}")  # it has to be there
-        for selected in reading.select(pattern):
-            below: tuple[Below, ...] = ()
-            if selected.entry.type == "dir":
-                below = tuple(_listed(reading, selected.path, pivot, filters.exclude))
-            yield Source(selected, below)
+def _sources(
+    reading: _Reading, patterns: Sequence[str], filters: Filters, scratch: Path
+) -> list[Source]:
+    found: list[Source] = []
+    try:
+        for number, pattern in enumerate(patterns):
+            pivot = fsencode(filters.pivots[number]) if filters.pivots is not None else b""
+            if pivot and not has_wildcard(fsencode(pattern)) and not has_wildcard(pivot):
+                reading.select(f"{pattern}/{fsdecode(pivot)}")  # it has to be there
+            for selected in reading.select(pattern):
+                below: Sequence[Item] | Listing = ()
+                if selected.entry.type == "dir":
+                    items = _listed(reading, selected.path, pivot, filters.exclude)
+                    below = Listing(items, scratch)
+                found.append(Source(selected.name, selected.path, reading.item(selected), below))
+    except BaseException:
+        close(found)
+        raise
+    return found
 
 
 def _listed(
     reading: _Reading, top: ImagePath, pivot: bytes, exclude: tuple[str, ...]
-) -> Iterator[Below]:
+) -> Iterator[Item]:
     """List a selected directory in layer order."""
     if not pivot and not exclude:
         return reading.walk(top, None)
@@ -104,16 +128,17 @@ def _listed(
 
 def _pivoted(
     reading: _Reading, top: ImagePath, pivot: bytes, skip: Callable[[ImagePath], bool]
-) -> Iterator[Below]:
+) -> Iterator[Item]:
     """List what matches `pivot` below `top`, and all that is below that."""
     names = pivot.split(b"/")
     deep = next((i for i, name in enumerate(names) if b"**" in name), len(names))
     starts = sorted(matches(reading.tree, top, names[:deep]), key=sort_key) if deep else [b""]
     if deep == len(names):
         for start in starts:
-            entry = reading.tree.lstat(_join(top, start))
+            at = _join(top, start)
+            entry = reading.tree.lstat(at)
             if entry is not None:
-                yield Below(start, _join(top, start), entry)
+                yield reading.item(Selected(b"", at, entry))._replace(rel=start)
             yield from _moved(reading, top, start, skip)
         return
     from imgbuild.dockerfile.ignore import IgnoreMatcher
@@ -127,31 +152,33 @@ def _pivoted(
 
 def _moved(
     reading: _Reading, top: ImagePath, start: bytes, skip: Callable[[ImagePath], bool]
-) -> Iterator[Below]:
+) -> Iterator[Item]:
     """List what is below `start`, by names relative to `top`."""
     at = _join(top, start)
     entry = reading.tree.lstat(at) if at else None
     if at and (entry is None or entry.type != "dir"):
         return
     for item in reading.walk(at, skip):
-        yield item._replace(rel=_join(start, item.rel))
+        group = _join(start, item.group) if item.group else b""
+        yield item._replace(rel=_join(start, item.rel), group=group)
 
 
-def _with_parents(tree: Tree, top: ImagePath, items: Iterable[Below]) -> Iterator[Below]:
+def _with_parents(tree: Tree, top: ImagePath, items: Iterable[Item]) -> Iterator[Item]:
     """Put the directories above each item before it, where nothing selected them."""
-    known: set[bytes] = set()
+    above_now: set[bytes] = set()
     for item in items:
         missing = []
         above = item.rel.rpartition(b"/")[0]
-        while above and above not in known:
-            known.add(above)
+        while above and above not in above_now:
             missing.append(above)
             above = above.rpartition(b"/")[0]
         for rel in reversed(missing):
+            above_now.add(rel)
             entry = tree.lstat(_join(top, rel))
             if entry is not None:
-                yield Below(rel, _join(top, rel), entry, implied=True)
-        known.add(item.rel)
+                yield from_entry(rel, entry)._replace(implied=True)
+        if item.type == "dir":
+            above_now.add(item.rel)
         yield item
 
 
@@ -213,25 +240,11 @@ def _similar(tree: ContextTree, path: ImagePath) -> ImagePath | None:
     return None
 
 
-def _files(sources: Sequence[Source]) -> Iterator[ImagePath]:
-    for source in sources:
-        if source.selected.entry.type == "file":
-            yield source.selected.path
-        for item in source.below:
-            if item.entry.type in ("file", "hardlink"):
-                yield item.path
-
-
-def _below(view: RootView, top: ImagePath) -> Iterator[Below]:
-    """List a directory of a view; names of one file after the first come as hard links."""
+def _below(view: RootView, top: ImagePath) -> Iterator[Item]:
+    """List a directory of a view."""
     cut = len(top) + 1 if top else 0
-    first: dict[tuple[int, int], ImagePath] = {}
-    for path, found in view.walk(top):
-        inode = view.inode(path)
-        entry = found
-        if inode is not None and (other := first.setdefault(inode, path)) != path:
-            entry = Entry(
-                path, "hardlink", found.mode, found.uid, found.gid, found.mtime, found.size,
-                other, None, found.xattrs, found.digest,
-            )  # fmt: skip
-        yield Below(path[cut:], path, entry)
+    linked = view.linked()
+    for path, entry in view.walk(top):
+        inode = view.inode(path) if linked else None
+        group = b"%d:%d" % inode if inode is not None and inode in linked else b""
+        yield from_entry(path[cut:], entry, group)

@@ -20,6 +20,8 @@ _HEADER = b'{"imgbuild-layer-index":%d}\n' % VERSION
 _TYPES = frozenset(get_args(EntryType))
 # What JSON writes as it is: no quotes, backslashes, control characters or bytes above ASCII.
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
+# As many lines are written at once.
+_LINES = 500
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -29,16 +31,23 @@ class IndexWriter:
     def __init__(self, stream: BinaryIO) -> None:
         self._write = stream.write
         self._entries = 0
-        self._write(_HEADER)
+        self._lines = [_HEADER]
 
     def add(self, entry: Entry) -> None:
         self._entries += 1
-        self._write(encode_entry(entry))
+        self._lines.append(encode_entry(entry))
+        if len(self._lines) >= _LINES:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._write(b"".join(self._lines))
+        self._lines.clear()
 
     def finish(self, diff_id: Digest, uncompressed_size: int) -> None:
         """Write the last line; a file without it is refused when read."""
         trailer = {"diff_id": diff_id, "size": uncompressed_size, "entries": self._entries}
-        self._write(_encode(trailer).encode() + b"\n")
+        self._lines.append(_encode(trailer).encode() + b"\n")
+        self._flush()
 
 
 def read_index(stream: Readable, diff_id: Digest) -> list[Entry]:

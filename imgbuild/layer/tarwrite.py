@@ -62,42 +62,48 @@ class TarWriter:
         self._short = min(LONGEST_NAME, room, 2 * self._limits.depth - 1)
         self._numbers: dict[tuple[int, int, int], bytes] = {}
 
-    def add(self, entry: Entry, content: Readable | None = None, *, vouched: bool = False) -> None:
-        """Write one entry; `content` must hold exactly `entry.size` bytes of a file.
+    def add(
+        self, entry: Entry, content: Readable | None = None, *, vouched: bool = False
+    ) -> Digest | None:
+        """Write one entry and return a file's digest; `content` must hold exactly `entry.size` bytes.
 
         Raises `ImageError` when it holds more, less, or other content than `entry.digest`
         says, and for what no layer can hold; `ValueError` for entries out of order. With
         `vouched` the caller makes sure that the content has `entry.digest`: it is not hashed again.
         """
-        self._check(entry)
+        mtime = self._begin(entry)
         if entry.type == "whiteout":
             entry = Entry(entry.path, "whiteout", mode=0)
-        mtime = entry.mtime if self._clamp is None else min(entry.mtime, self._clamp)
-        head = self._file_header(entry, mtime) or _headers(entry, mtime)
-        self._offset += len(head)
         offset, digest = 0, None
         if entry.type == "file":
             offset = self._offset
-            digest = self._add_file(entry, head, content, entry.digest if vouched else None)
-        else:
-            self._write(head)
+            digest = self._add_file(entry, content, entry.digest if vouched else None)
+        self._note(entry, mtime, digest, offset)
+        return digest
+
+    def add_bytes(self, entry: Entry, data: bytes, digest: Digest) -> None:
+        """Write a file of which `data` is the content and `digest` the caller's word for it."""
+        if len(data) != entry.size:
+            raise _changed(entry.path, f"has {len(data)} bytes, not {entry.size}")
+        mtime = self._begin(entry)
+        offset = self._offset
+        self._write_padded(data)
+        self._note(entry, mtime, digest, offset)
+
+    def _begin(self, entry: Entry) -> int:
+        """Write the header of an entry and return its time."""
+        self._check(entry)
+        mtime = entry.mtime if self._clamp is None else min(entry.mtime, self._clamp)
+        if entry.type == "whiteout":
+            entry = Entry(entry.path, "whiteout", mode=0)
+        head = self._file_header(entry, mtime) or _headers(entry, mtime)
+        self._offset += len(head)
+        self._write(head)
+        return mtime
+
+    def _note(self, entry: Entry, mtime: int, digest: Digest | None, offset: int) -> None:
         if self._index is not None:
-            self._index(
-                Entry(
-                    entry.path,
-                    entry.type,
-                    entry.mode,
-                    entry.uid,
-                    entry.gid,
-                    mtime,
-                    entry.size,
-                    entry.linkname,
-                    entry.rdev,
-                    entry.xattrs,
-                    digest,
-                    offset,
-                )  # fmt: skip
-            )
+            self._index(Entry(*entry[:5], mtime, *entry[6:10], digest, offset))
 
     def finish(self) -> None:
         """Write the end of the archive."""
@@ -177,29 +183,27 @@ class TarWriter:
                 hint="a sparse file counts with its whole length; remove it before the step ends",
             )
 
-    def _add_file(
-        self, entry: Entry, head: bytes, content: Readable | None, known: Digest | None
-    ) -> Digest:
+    def _add_file(self, entry: Entry, content: Readable | None, known: Digest | None) -> Digest:
         if content is None:
             if entry.size:
                 raise ValueError(f"no content for {entry.path!r}")
-            self._write(head)
             digest = _EMPTY_DIGEST
         elif entry.size < CHUNK:
-            # One write and one hash for all small files: most files are.
+            # One read and one hash for all small files: most files are.
             data = _read_small(entry, content)
             digest = known or Digest("sha256:" + hashlib.sha256(data).hexdigest())
-            self._write(head)
-            self._write(data)
-            if padding := -len(data) % ustar.BLOCK:
-                self._write(_PADDING[padding])
+            self._write_padded(data)
         else:
-            self._write(head)
             digest = self._copy(entry, content, known)
         if entry.digest not in {None, digest}:
             raise _changed(entry.path, "has other content than when it was looked at")
-        self._offset += entry.size + -entry.size % ustar.BLOCK
         return digest
+
+    def _write_padded(self, data: bytes) -> None:
+        self._write(data)
+        if padding := -len(data) % ustar.BLOCK:
+            self._write(_PADDING[padding])
+        self._offset += len(data) + padding
 
     def _copy(self, entry: Entry, content: Readable, known: Digest | None) -> Digest:
         hasher = None if known else hashlib.sha256()
@@ -215,6 +219,7 @@ class TarWriter:
         if left:
             raise _changed(entry.path, f"is {left} bytes shorter than it was")
         self._write(bytes(-entry.size % ustar.BLOCK))
+        self._offset += entry.size + -entry.size % ustar.BLOCK
         if hasher is not None:
             return Digest("sha256:" + hasher.hexdigest())
         assert known is not None  # noqa: S101  what the caller vouches for is hashed by nobody

@@ -45,7 +45,7 @@ _TYPES: dict[int, EntryType] = {
 class Writer(Protocol):
     """Where entries go: a `TarWriter`."""
 
-    def add(self, entry: Entry, content: BinaryIO | None = None) -> None: ...
+    def add(self, entry: Entry, content: BinaryIO | None = None) -> object: ...
 
 
 class _Directory:

@@ -158,6 +158,15 @@ class RootView:
             return None
         return found[0], found[1].offset
 
+    def linked(self) -> frozenset[tuple[int, int]]:
+        """Return the keys of the files that have more than one name, as `inode` gives them."""
+        found = set()
+        for index in self._indexes:
+            for path, entry in index.entries.items():
+                if entry.type == "hardlink" and (inode := self.inode(path)) is not None:
+                    found.add(inode)
+        return frozenset(found)
+
     def readlink(self, path: ImagePath) -> bytes:
         """Return the text of the symlink at `path`; raise `ImageError` when it is none."""
         entry = self.lstat(path)

@@ -7,7 +7,6 @@ may be lost, never torn, when the machine dies (https://www.sqlite.org/wal.html)
 
 import json
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,17 +22,21 @@ from imgbuild.store.failure import explained
 if TYPE_CHECKING:
     import sqlite3
 
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = """
-CREATE TABLE steps (key TEXT PRIMARY KEY, layer TEXT NOT NULL, diff_id TEXT NOT NULL,
-    uncompressed_size INTEGER NOT NULL, created TEXT NOT NULL, document BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE steps (key TEXT PRIMARY KEY, family TEXT NOT NULL, layer TEXT NOT NULL,
+    diff_id TEXT NOT NULL, uncompressed_size INTEGER NOT NULL, created TEXT NOT NULL,
+    document BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX steps_by_family ON steps (family);
 CREATE TABLE files (dev INTEGER, ino INTEGER, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
     ctime INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (dev, ino)) WITHOUT ROWID;
+CREATE TABLE trees (place TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, digest TEXT NOT NULL)
+    WITHOUT ROWID;
 CREATE TABLE origins (number INTEGER PRIMARY KEY, digest TEXT NOT NULL, repository TEXT NOT NULL,
     UNIQUE (digest, repository));
 CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
-_TABLES = ("steps", "files", "origins", "memos")
+_TABLES = ("steps", "files", "trees", "origins", "memos")
 
 # Kernel clocks for file times tick at 1 to 10 ms; some file systems keep whole seconds only.
 _TICK = 50_000_000
@@ -58,7 +61,6 @@ class StepCache:
         self._path = path
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._asked = 0
 
     # --- steps ---
 
@@ -72,13 +74,28 @@ class StepCache:
         descriptor = descriptor_from_json(json.loads(row[0]), "cached layer")
         return StepRecord(Layer(descriptor, parse_digest(row[1]), row[2]), row[3])
 
-    def put(self, key: str, record: StepRecord, document: bytes) -> None:
-        """Record a step; `document` is what its key was made of."""
+    def has_family(self, family: str) -> bool:
+        """Tell whether any step of a family was recorded."""
+        return self._one("SELECT 1 FROM steps WHERE family = ?", family) is not None
+
+    def put(self, key: str, record: StepRecord, document: bytes, family: str = "") -> None:
+        """Record a step; `document` is what its key was made of.
+
+        Steps that differ in what they read alone are of one `family`.
+        """
         layer = record.layer
         text = json.dumps(descriptor_to_json(layer.descriptor))
-        row = (key, text, str(layer.diff_id), layer.uncompressed_size, record.created, document)
+        row = (
+            key,
+            family,
+            text,
+            str(layer.diff_id),
+            layer.uncompressed_size,
+            record.created,
+            document,
+        )
         with self._session() as connection:
-            connection.execute("INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
     def document(self, key: str) -> bytes | None:
         """Return what the key of a recorded step was made of."""
@@ -89,7 +106,6 @@ class StepCache:
 
     def get_many(self, keys: Sequence[FileKey]) -> dict[FileKey, Digest]:
         """Return the digests of those files that have not changed since they were recorded."""
-        self._asked = self._asked or time.time_ns()
         found: dict[FileKey, Digest] = {}
         devices: dict[int, dict[int, FileKey]] = {}
         for key in keys:
@@ -107,17 +123,16 @@ class StepCache:
                         found[key] = Digest(digest)
         return found
 
-    def put_many(self, digests: Mapping[FileKey, Digest]) -> None:
-        """Record digests of files that were asked for with `get_many` before they were read.
+    def put_many(self, digests: Mapping[FileKey, Digest], before: int) -> None:
+        """Record digests of files that were looked at `before`, in nanoseconds since 1970.
 
         A file that changed just before is left out: it could change again without its times
         showing it (https://git-scm.com/docs/racy-git).
         """
-        before = self._asked or time.time_ns()
         rows = [
             (_signed(dev), _signed(ino), size, mtime, ctime, str(digest))
             for (dev, ino, size, mtime, ctime), digest in digests.items()
-            if max(mtime, ctime) + (_TICK if ctime % 1_000_000_000 else _COARSE_TICK) < before
+            if is_settled(max(mtime, ctime), before, coarse=not ctime % 1_000_000_000)
         ]
         if rows:
             with self._session() as connection:
@@ -126,6 +141,18 @@ class StepCache:
                     "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows
                 )
                 connection.execute("COMMIT")
+
+    # --- digests of trees ---
+
+    def tree(self, place: str, fingerprint: str) -> Digest | None:
+        """Return the digest of what is at `place`, when it still has that fingerprint."""
+        row = self._one("SELECT fingerprint, digest FROM trees WHERE place = ?", place)
+        return Digest(row[1]) if row is not None and row[0] == fingerprint else None
+
+    def put_tree(self, place: str, fingerprint: str, digest: Digest) -> None:
+        with self._session() as connection:
+            row = (place, fingerprint, str(digest))
+            connection.execute("INSERT OR REPLACE INTO trees VALUES (?, ?, ?)", row)
 
     # --- where blobs are ---
 
@@ -199,6 +226,15 @@ class StepCache:
             self._connection.close()
             self._connection = None
             _remove(self._path)
+
+
+def is_settled(changed: int, before: int, *, coarse: bool = True) -> bool:
+    """Tell whether a file that changed at a time cannot have changed again at the same time.
+
+    `before` is when it was looked at; both are in nanoseconds since 1970. `coarse` is for file
+    systems that keep whole seconds.
+    """
+    return changed + (_COARSE_TICK if coarse else _TICK) < before
 
 
 def _signed(number: int) -> int:

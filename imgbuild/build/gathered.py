@@ -1,0 +1,107 @@
+"""The sources of one COPY or ADD together: where each comes from, and what is known of its content."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import BinaryIO
+
+from imgbuild.build import sources as found
+from imgbuild.build.context import ContextTree
+from imgbuild.build.copyrules import Placed, Source
+from imgbuild.build.hashing import Facts, StatMemo, content_digest, read_facts, remember
+from imgbuild.build.listing import Listing
+from imgbuild.build.sources import FileSource
+from imgbuild.layer.entry import ImagePath
+from imgbuild.oci.digest import Digest
+from imgbuild.store.cache import is_settled
+
+
+class Gathered:
+    """Sources of several trees, numbered through; close it when done.
+
+    `trees` has the tree of each source. `begun` is when the first of them was looked at, in
+    nanoseconds since 1970. `is_known` tells that the facts about all files were read.
+    """
+
+    def __init__(self, parts: Sequence[tuple[FileSource, Sequence[Source]]], begun: int) -> None:
+        self._begun = begun
+        self.sources: list[Source] = []
+        self.trees: list[FileSource] = []
+        number = 0
+        for tree, sources in parts:
+            for source in sources:
+                self.sources.append(source._replace(number=number))
+                self.trees.append(tree)
+                number += 1 + len(source.below)
+        self.count = number
+        self.facts = Facts(number)
+        self.is_known = False
+
+    def close(self) -> None:
+        found.close(self.sources)
+
+    @property
+    def expected(self) -> int:
+        """How many files of 4 KiB cost as much as these to read, roughly."""
+        return self.count + sum(_bytes(source) for source in self.sources) // (64 << 10)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all sources are files of this machine."""
+        return all(isinstance(tree, ContextTree) for tree in self.trees)
+
+    def path(self, placed: Placed) -> ImagePath:
+        """Return where the content of something that was placed is in its tree."""
+        source = self.sources[placed.source]
+        if placed.item is None or placed.number == source.number:
+            return source.path
+        return source.path + b"/" + placed.item.rel if source.path else placed.item.rel
+
+    @contextmanager
+    def open(self, number: int) -> Iterator[BinaryIO]:
+        """Open a source that is a file, by its place; raise `ContextError` when it changed meanwhile."""
+        source, tree = self.sources[number], self.trees[number]
+        with tree.open(source.path) as stream:
+            yield stream
+            if isinstance(tree, ContextTree) and source.item.stat:
+                tree.check(stream, source.path, source.item)
+
+    def fingerprint(self) -> str:
+        """Return what is the same only as long as no file among the sources has changed."""
+        state = sha256()
+        for source in self.sources:
+            state.update(repr((source.name, source.path, tuple(source.item))).encode())
+            if isinstance(source.below, Listing):
+                state.update(source.below.fingerprint.encode())
+        return state.hexdigest()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no file can have changed since it was looked at without its times showing it."""
+        latest = 0
+        for source in self.sources:
+            if source.item.stat:
+                latest = max(latest, *source.item.stat[2:])
+            if isinstance(source.below, Listing):
+                latest = max(latest, source.below.latest_ns)
+        return is_settled(latest, self._begun)
+
+    def learn(self, memo: StatMemo) -> None:
+        """Read the digests of all files that are not known yet; raise `ContextError`."""
+        for tree in dict.fromkeys(self.trees):
+            if isinstance(tree, ContextTree):
+                own = [s for s, t in zip(self.sources, self.trees, strict=True) if t is tree]
+                read_facts(tree, own, self.facts, memo, self._begun)
+        self.is_known = True
+
+    def remember(self, memo: StatMemo) -> None:
+        """Tell the memo all that is known of files."""
+        remember(self.sources, self.facts, memo, self._begun)
+
+    def digest(self) -> Digest:
+        """Return the digest of all that reaches the layer; everything has to be known."""
+        return content_digest(self.sources, self.facts)
+
+
+def _bytes(source: Source) -> int:
+    return source.below.bytes if isinstance(source.below, Listing) else source.item.size

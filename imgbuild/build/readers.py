@@ -1,0 +1,180 @@
+"""Read the files of a tree in batches, in order, with processes beside the caller where that pays.
+
+Reading small files is system calls and Python between them: threads would only take turns.
+"""
+
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import imgbuild
+from imgbuild.build import filereader
+from imgbuild.build.filereader import CHUNK, CONTENT, Fact, TreeReader, Wanted
+from imgbuild.errors import ContextError
+
+# What a batch holds at most; its request has to fit in a pipe together with the one before.
+FILES = 256
+_NAMES = 16 << 10
+# As long as this many batches could be read, starting a process costs more than it brings.
+_FEW = 8
+_MOST_PROCESSES = 4
+_AHEAD = 2  # batches that wait for each process
+
+# The package stands in for itself without its __init__, as the sandbox starts its processes.
+_CODE = (
+    "import sys; package = sys.modules['imgbuild'] = type(sys)('imgbuild'); "
+    "package.__path__ = [sys.argv[1]]; "
+    "from imgbuild.build import filereader; filereader.main(int(sys.argv[2]))"
+)
+
+Key = TypeVar("Key")
+
+
+class Batch(NamedTuple):
+    """What was read of some files: contents are empty unless they were asked for."""
+
+    facts: Sequence[Fact]
+    contents: Sequence[bytes]
+
+
+class Readers:
+    """Reads below an open directory; close it when done."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._inline = TreeReader(root)
+        self._workers: list[_Worker] = []
+
+    def close(self) -> None:
+        self._inline.close()
+        for worker in self._workers:
+            worker.close()
+        self._workers.clear()
+
+    def read(
+        self, batches: Iterable[tuple[Key, list[Wanted]]], flags: int, expected: int
+    ) -> Iterator[tuple[Key, Batch]]:
+        """Read batches in their order; `expected` is about how many files they hold.
+
+        Raises `filereader.FileChangedError` and `filereader.FileReadError`, and `ContextError`
+        when a process that reads goes away.
+        """
+        workers = self._started(flags) if expected >= FILES * _FEW else []
+        if not workers:
+            for key, wanted in batches:
+                found = [self._inline.read(one, flags) for one in wanted]
+                yield key, Batch([fact for fact, _ in found], [data for _, data in found])
+            return
+        waiting: deque[tuple[_Worker, Key, list[Wanted]]] = deque()
+        try:
+            for number, (key, wanted) in enumerate(batches):
+                worker = workers[number % len(workers)]
+                worker.send(wanted, flags)
+                waiting.append((worker, key, wanted))
+                if len(waiting) >= _AHEAD * len(workers):
+                    yield _answer(*waiting.popleft(), flags)
+            while waiting:
+                yield _answer(*waiting.popleft(), flags)
+        finally:
+            if waiting:
+                # Answers that nobody took would be taken for those to the next requests.
+                self.close()
+
+    def _started(self, flags: int) -> "list[_Worker]":
+        cores = len(os.sched_getaffinity(0))
+        if cores < 2 or not sys.executable:
+            return []
+        # With contents, the caller is what the others wait for: it writes them.
+        wanted = min(max(cores - 1, 1), 2) if flags & CONTENT else min(cores, _MOST_PROCESSES)
+        while len(self._workers) < wanted:
+            self._workers.append(_Worker(self._root))
+        return self._workers[:wanted]
+
+
+def _answer(worker: "_Worker", key: Key, wanted: list[Wanted], flags: int) -> tuple[Key, Batch]:
+    facts, data = worker.receive()
+    if not flags & CONTENT:
+        return key, Batch(facts, ())
+    contents = []
+    at = 0
+    for one in wanted:
+        contents.append(data[at : at + one[1]])
+        at += one[1]
+    return key, Batch(facts, contents)
+
+
+class _Worker:
+    """A process that reads."""
+
+    def __init__(self, root: int) -> None:
+        package = str(Path(imgbuild.__file__).resolve().parent)
+        self._process = subprocess.Popen(
+            [sys.executable, "-SI", "-X", "utf8", "-c", _CODE, package, str(root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(root,),
+            cwd="/",
+            env={},
+            # Ctrl-C is for the caller, whose end is the end of this one's input.
+            start_new_session=True,
+        )
+
+    def send(self, wanted: list[Wanted], flags: int) -> None:
+        assert self._process.stdin is not None  # noqa: S101  it is a pipe
+        try:
+            filereader.send(self._process.stdin, (flags, wanted))
+        except OSError:
+            raise _gone() from None
+
+    def receive(self) -> tuple[list[Fact], bytes]:
+        assert self._process.stdout is not None  # noqa: S101  it is a pipe
+        received = filereader.receive(self._process.stdout)
+        if received is None:
+            raise _gone()
+        message, data = received
+        if message[0] == "changed":
+            raise filereader.FileChangedError(message[1])
+        if message[0] == "unreadable":
+            raise filereader.FileReadError(message[1], message[2])
+        return message[1], data
+
+    def close(self) -> None:
+        self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:
+                    continue  # what could not be sent is not wanted any more
+        self._process.wait()
+
+
+def _gone() -> ContextError:
+    return ContextError(
+        "a process that reads the build context ended unexpectedly",
+        hint="the machine may be short of memory; run the same command again",
+    )
+
+
+def batched(
+    wanted: Iterable[tuple[Key, Wanted]],
+) -> Iterator[tuple[list[Key], list[Wanted]]]:
+    """Put files together that are read at one go: not too many, too large or with too long names."""
+    keys: list[Key] = []
+    batch: list[Wanted] = []
+    names = size = 0
+    for key, one in wanted:
+        keys.append(key)
+        batch.append(one)
+        names += len(one[0])
+        size += one[1]
+        if len(batch) >= FILES or names >= _NAMES or size >= CHUNK:
+            yield keys, batch
+            keys, batch, names, size = [], [], 0, 0
+    if batch:
+        yield keys, batch
