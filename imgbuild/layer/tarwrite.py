@@ -93,9 +93,9 @@ class TarWriter:
     def _begin(self, entry: Entry) -> int:
         """Write the header of an entry and return its time."""
         self._check(entry)
-        mtime = entry.mtime if self._clamp is None else min(entry.mtime, self._clamp)
         if entry.type == "whiteout":
             entry = Entry(entry.path, "whiteout", mode=0)
+        mtime = entry.mtime if self._clamp is None else min(entry.mtime, self._clamp)
         head = self._file_header(entry, mtime) or _headers(entry, mtime)
         self._offset += len(head)
         self._write(head)

@@ -8,6 +8,7 @@ from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform
+from imgbuild.plan.gitref import GitRef
 
 CacheKey = NewType("CacheKey", str)
 
@@ -47,6 +48,23 @@ class ImageSource:
 
 
 Source = ContextSource | StageSource | ImageSource
+
+
+@dataclass(frozen=True, slots=True)
+class UrlSource:
+    """A file that ADD fetches; `checksum` is a digest (`sha256:…`), or empty."""
+
+    url: str
+    checksum: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GitSource:
+    """A repository that ADD checks out; `checksum` is a commit or the start of one, or empty."""
+
+    repository: GitRef
+    keep_git_dir: bool = False
+    checksum: str = ""
 
 
 class Document(NamedTuple):
