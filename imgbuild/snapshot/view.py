@@ -12,7 +12,6 @@ from typing import BinaryIO, NamedTuple, Self
 from imgbuild.errors import ImageError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.links import MAX_LINKS, follow
-from imgbuild.oci.descriptor import Layer
 from imgbuild.snapshot.content import ContentReader, LayerCursor
 
 _ROOT = Entry(b"", "dir", 0o755)
@@ -21,7 +20,6 @@ _ROOT = Entry(b"", "dir", 0o755)
 class LayerFiles(NamedTuple):
     """A layer as a view needs it: its entries and a way to its uncompressed tar, from the start."""
 
-    layer: Layer
     entries: Callable[[], Sequence[Entry]]
     open_raw: Callable[[], BinaryIO]
 

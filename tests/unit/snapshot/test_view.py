@@ -9,8 +9,6 @@ import pytest
 
 from imgbuild.errors import DiskFullError, ImageError, StoreError
 from imgbuild.layer.entry import Entry
-from imgbuild.oci.descriptor import Descriptor, Layer
-from imgbuild.oci.digest import digest_bytes
 from imgbuild.snapshot.view import LayerFiles, RootView
 
 
@@ -33,9 +31,7 @@ class FakeLayer:
         self.placed: Sequence[Entry] = placed
 
     def files(self) -> LayerFiles:
-        digest = digest_bytes(self.raw)
-        layer = Layer(Descriptor("application/vnd.oci.image.layer.v1.tar", digest, 0), digest)
-        return LayerFiles(layer, self._entries, self._open)
+        return LayerFiles(self._entries, self._open)
 
     def _entries(self) -> Sequence[Entry]:
         self.read_indexes += 1
