@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imgbuild.build.homes import registry_options, store_path
 from imgbuild.errors import ImageError, UsageError
@@ -23,6 +22,7 @@ from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
     from imgbuild.build.calls import Question
+    from imgbuild.build.contexts import Contexts
     from imgbuild.build.engine import BuildInputs
     from imgbuild.build.rootfs import Rootfs
     from imgbuild.dockerfile.instructions import Dockerfile
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from imgbuild.sandbox.probe import Report
 
 PathLike = str | os.PathLike[str]
+Context = PathLike | BinaryIO | BuildOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,15 @@ class ImageDetails:
 
 
 def build(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
 ) -> BuildResult:
     """Build an image and keep it in the store.
 
-    Give a `BuildOptions`, or a context folder and fields of `BuildOptions` by name. Raises an
+    Give a `BuildOptions`, or a context (a folder, a URL or an open file) and fields of
+    `BuildOptions` by name. Raises an
     `ImgbuildError`: `DockerfileError`, `ContextError`, `StepFailedError`, and those of bases,
     registries, the store and the sandbox. Nothing is named before the image is complete; it keeps
     its names when an output or a push fails after that, so that `push` can be tried again.
@@ -95,8 +97,12 @@ def build(
     options, sink = _options(context, fields), events or ignore
     started = time.monotonic()
     check_deliveries(options)
-    with _opened(options.store) as opened, opened.build_lock():
-        plan, inputs = _prepare(options, opened, sink)
+    with (
+        _opened(options.store) as opened,
+        opened.build_lock(),
+        _contexts(options, opened) as contexts,
+    ):
+        plan, inputs = _prepare(options, opened, contexts, sink)
         built = build_image(plan, inputs)
         manifest, _ = _manifest(opened, built.descriptor)
         for name in options.tags:
@@ -134,7 +140,7 @@ def parse(text: str | bytes, file: str = "Dockerfile") -> "Dockerfile":
 
 
 def plan(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
@@ -144,12 +150,16 @@ def plan(
     Raises what `build` raises before its first step.
     """
     options = _options(context, fields)
-    with _opened(options.store) as opened, opened.build_lock():
-        return _prepare(options, opened, events or ignore)[0]
+    with (
+        _opened(options.store) as opened,
+        opened.build_lock(),
+        _contexts(options, opened) as contexts,
+    ):
+        return _prepare(options, opened, contexts, events or ignore)[0]
 
 
 def check(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
@@ -167,7 +177,7 @@ def check(
 
 
 def outline(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
@@ -183,7 +193,7 @@ def outline(
 
 
 def targets(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
@@ -317,7 +327,7 @@ def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> 
         return probe(place, search_path or STANDARD_PATH)
 
 
-def _options(context: PathLike | BuildOptions, fields: Mapping[str, Any]) -> BuildOptions:
+def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:
     if isinstance(context, BuildOptions):
         if fields:
             raise UsageError("give a BuildOptions or single options, not both")
@@ -330,7 +340,8 @@ def _options(context: PathLike | BuildOptions, fields: Mapping[str, Any]) -> Bui
         raise UsageError(
             f"unknown build option: {unknown[0]}", hint=f"did you mean {near[0]}?" if near else None
         )
-    return _normalised(BuildOptions(Path(context), **fields))
+    where = os.fspath(context) if isinstance(context, os.PathLike) else context
+    return _normalised(BuildOptions(where, **fields))
 
 
 def _normalised(options: BuildOptions) -> BuildOptions:
@@ -356,30 +367,43 @@ def _platform(text: str | None) -> Platform:
     return host if text is None else parse_platform(text, host)
 
 
+def _contexts(options: BuildOptions, store: Store) -> "Contexts":
+    from imgbuild.build.contexts import Contexts, Remote
+
+    def later(source: object) -> Any:
+        raise UsageError(f"not supported yet: {source}", hint="fetch it first")
+
+    return Contexts(options, store.paths.staging, Remote(later, later))
+
+
 def _prepare(
-    options: BuildOptions, store: Store, events: EventSink
+    options: BuildOptions, store: Store, contexts: "Contexts", events: EventSink
 ) -> "tuple[BuildPlan, BuildInputs]":
     from imgbuild.build.prepare import prepare
 
     fetch = partial(_fetch, store, options=options.registry, events=events)
-    return prepare(options, store, fetch, events, _build_proxies(options, events))
+    return prepare(options, store, contexts, fetch, events, _build_proxies(options, events))
 
 
 @contextmanager
 def _asked(
-    context: PathLike | BuildOptions, fields: Mapping[str, Any], events: EventSink | None
+    context: Context, fields: Mapping[str, Any], events: EventSink | None
 ) -> "Iterator[Question]":
     """Open what a call needs; no layer of a base is fetched."""
     from imgbuild.build.bases import Lookup
     from imgbuild.build.calls import ask
 
     options, sink = _options(context, fields), events or ignore
-    with _opened(options.store) as opened, opened.build_lock():
+    with (
+        _opened(options.store) as opened,
+        opened.build_lock(),
+        _contexts(options, opened) as found,
+    ):
         fetch = partial(_fetch, opened, options=options.registry, events=sink)
         describe = partial(_describe, options=options.registry, events=sink)
         contexts, path = options.build_contexts, options.search_path
         lookup = Lookup(opened, contexts, fetch, sink, path, options.pull, describe)
-        yield ask(options, lookup, _build_proxies(options, sink))
+        yield ask(options, lookup, _build_proxies(options, sink), found)
 
 
 def _describe(

@@ -341,6 +341,16 @@ def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str
     return None
 
 
+def ignored_patterns(context: Path, dockerfile: Path | None = None) -> tuple[str, ...]:
+    """Return the patterns of the ignore file, none where there is none; raise `ContextError`."""
+    found = read_ignore_file(context, dockerfile)
+    if found is None:
+        return ()
+    from imgbuild.dockerfile.ignore import parse_ignore
+
+    return parse_ignore(found[0])
+
+
 def open_context(root: Path, dockerfile: Path | None = None) -> ContextTree:
     """Open a context with its ignore file, if it has one."""
     found = read_ignore_file(root, dockerfile)

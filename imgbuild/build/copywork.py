@@ -7,13 +7,13 @@ from typing import NamedTuple, Self
 
 from imgbuild.build.commit import LayerMaker
 from imgbuild.build.context import ContextTree
+from imgbuild.build.contexts import Tree
 from imgbuild.build.gathered import Gathered
 from imgbuild.build.sources import Filters, from_context, from_image
 from imgbuild.build.stack import LayerStack
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest, digest_bytes
 from imgbuild.plan.model import ContextSource, CopyStep
-from imgbuild.snapshot.view import RootView
 from imgbuild.store.store import Store
 
 
@@ -22,7 +22,7 @@ class Place(NamedTuple):
 
     store: Store
     stack: LayerStack
-    context: Callable[[], ContextTree]
+    context: Callable[[], Tree]
     clamp: int | None
     no_cache: bool
 
@@ -48,25 +48,27 @@ class CopyWork:
         """Return the digest of the sources if that needs no file to be read; raise `ContextError`."""
         if self._digest is None and not self._place.no_cache:
             cache = self._place.store.cache
-            if isinstance(self._step.source, ContextSource):
+            if self._in_folder():
                 self._digest = cache.tree(*self._tree_memo())
+            elif isinstance(self._step.source, ContextSource):
+                return self.digest()  # the index of an archive knows all digests
             elif memo := cache.memo(self._image_memo()):
                 self._digest = Digest(memo)
         return self._digest
 
     def digest(self) -> Digest:
         """Return the digest of what the sources hold; what is not known yet is read."""
-        found = self.known_digest()
-        if found is not None:
-            return found
+        if self._digest is not None:
+            return self._digest
         gathered, cache = self._gather(), self._place.store.cache
-        if isinstance(self._step.source, ContextSource):
+        if self._in_folder():
             gathered.learn(cache)
             self._digest = gathered.digest()
             if gathered.is_settled:
                 cache.put_tree(*self._tree_memo(), self._digest)
-        else:
-            self._digest = gathered.digest()
+            return self._digest
+        self._digest = gathered.digest()
+        if not isinstance(self._step.source, ContextSource):
             cache.set_memo(self._image_memo(), self._digest)
         return self._digest
 
@@ -96,21 +98,31 @@ class CopyWork:
             begun = time.time_ns()
             step, scratch = self._step, self._place.store.paths.staging
             filters = Filters(step.exclude, step.pivots)
-            tree: ContextTree | RootView
-            if isinstance(step.source, ContextSource):
-                tree = self._place.context()
+            tree = self._tree()
+            if isinstance(tree, ContextTree):
                 sources = from_context(tree, step.sources, scratch, filters)
             else:
-                tree = self._open.enter_context(self._place.stack.view(self._layers))
                 sources = from_image(tree, step.sources, scratch, filters)
             self._gathered = Gathered([(tree, sources)], begun)
             self._open.callback(self._gathered.close)
         return self._gathered
 
+    def _tree(self) -> Tree:
+        if isinstance(self._step.source, ContextSource):
+            return self._place.context()
+        return self._open.enter_context(self._place.stack.view(self._layers))
+
+    def _in_folder(self) -> bool:
+        """Tell whether the sources are files of this machine, whose content has to be read."""
+        return isinstance(self._step.source, ContextSource) and isinstance(
+            self._place.context(), ContextTree
+        )
+
     def _tree_memo(self) -> tuple[str, str]:
         """Return where the sources are, and what tells that they are as they were."""
-        step, root = self._step, self._place.context().root
-        question = repr((str(root.absolute()), step.sources, step.exclude, step.pivots))
+        step, tree = self._step, self._place.context()
+        assert isinstance(tree, ContextTree)  # noqa: S101  nothing else is asked for
+        question = repr((str(tree.root.absolute()), step.sources, step.exclude, step.pivots))
         return _hash(question), self._gather().fingerprint()
 
     def _image_memo(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from imgbuild.build.finish import history_entry, timestamp, write_image
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
-from imgbuild.errors import ContextError, ImgbuildError
+from imgbuild.errors import ImgbuildError
 from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
@@ -36,7 +36,7 @@ from imgbuild.store.store import Store
 if TYPE_CHECKING:
     from imgbuild.build.accounts import Accounts
     from imgbuild.build.commit import LayerMaker
-    from imgbuild.build.context import ContextTree
+    from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
     from imgbuild.snapshot.roots import Roots
 
@@ -54,7 +54,7 @@ class BuildInputs:
 
     store: Store
     rootfs: Rootfs
-    open_context: Callable[[str], "ContextTree"]
+    open_context: Callable[[str], "Tree"]
     events: EventSink
     clamp: int | None = None
     no_cache: bool = False
@@ -110,7 +110,7 @@ class _Engine:
         self._stack = stack
         self._done: dict[int, _Progress] = {}
         self._outcomes: list[StepOutcome] = []
-        self._contexts: dict[str, ContextTree] = {}
+        self._contexts: dict[str, Tree] = {}
         self._opened: Roots | None = None
 
     def build(self) -> Built:
@@ -338,23 +338,8 @@ class _Engine:
         progress.key = chain(progress.key, "link", {}, {"layer": alone.key})[0]
         return found
 
-    def _context(self, name: str) -> "ContextTree":
+    def _context(self, name: str) -> "Tree":
         if name not in self._contexts:
             self._contexts[name] = self._inputs.open_context(name)
             self._stack.callback(self._contexts[name].close)
         return self._contexts[name]
-
-
-def open_contexts(
-    main: Callable[[], "ContextTree"], named: Mapping[str, Callable[[], "ContextTree"]]
-) -> Callable[[str], "ContextTree"]:
-    """Return what `BuildInputs.open_context` asks for, over contexts that are opened when asked."""
-
-    def opener(name: str) -> "ContextTree":
-        if not name:
-            return main()
-        if name not in named:
-            raise ContextError(f"no build context is called {name}")
-        return named[name]()
-
-    return opener

@@ -1,21 +1,16 @@
 """From options to a plan and what a build of it is made of."""
 
-import errno
-import sys
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from imgbuild.build.bases import Bases, Lookup, Pull, directory_contexts
+from imgbuild.build.bases import Bases, Lookup, Pull
 from imgbuild.build.checking import parse_checked, plan_checks
-from imgbuild.build.context import ContextTree, open_context
+from imgbuild.build.contexts import Contexts
 from imgbuild.build.emulation import check_runnable
-from imgbuild.build.engine import BuildInputs, open_contexts
-from imgbuild.build.places import check_context, no_dockerfile, unreadable
+from imgbuild.build.engine import BuildInputs
+from imgbuild.build.places import tree_places
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
-from imgbuild.errors import ContextError
 from imgbuild.events import EventSink, Notice
 from imgbuild.oci.platform import parse_platform
 from imgbuild.options import BuildOptions
@@ -25,11 +20,6 @@ from imgbuild.plan.options import PlanOptions
 from imgbuild.plan.planner import make_plan
 from imgbuild.plan.unused import unused_arguments
 from imgbuild.store.store import Store
-
-# BuildKit refuses a larger one as well (frontend/dockerui, maxDockerfileSize is not documented).
-_MAX_DOCKERFILE = 16 << 20
-_STDIN = Path("-")
-_NAMES = ("Dockerfile", "dockerfile")
 
 
 class Prepared(NamedTuple):
@@ -42,35 +32,32 @@ class Prepared(NamedTuple):
 def prepare(
     options: BuildOptions,
     store: Store,
+    contexts: Contexts,
     pull: Pull,
     events: EventSink,
     proxies: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Read the Dockerfile, resolve the bases that the target needs, and plan the build.
 
+    `contexts` are what `options` tell to build from; they stay open until the build is done.
     `proxies` are the caller's settings for commands, such as `HTTP_PROXY`. Raises `ContextError`
-    for a missing context or Dockerfile, `DockerfileError`, and what looking for bases raises.
+    for a missing Dockerfile, `DockerfileError`, and what looking for bases raises.
     """
-    check_context(options.context)
-    name, data, place = read_dockerfile(options)
+    name, data, _ = contexts.definition()
     dockerfile, linter = parse_checked(data, name, options.build_args, events)
-    directories = directory_contexts(options.build_contexts)
     settled = plan_options(options, proxies or {})
     lookup = Lookup(store, options.build_contexts, pull, events, options.search_path, options.pull)
     bases = Bases(lookup)
-    checks = plan_checks(linter, options.context, place)
-    plan = make_plan(dockerfile, settled, bases.resolve, checks)
+    checks = plan_checks(linter, contexts.ignored)
+    plan = make_plan(dockerfile, settled, bases.resolve, checks, contexts.time)
     linter.finish()
     if options.build_args and (unused := unused_arguments(options.build_args, dockerfile, plan)):
         events(Notice(f"no ARG declares these build arguments: {', '.join(unused)}"))
     check_runnable(plan, settled.build_platform, dockerfile.source)
-    named: dict[str, Callable[[], ContextTree]] = {
-        key: partial(open_context, path) for key, path in directories.items()
-    }
     inputs = BuildInputs(
         store=store,
         rootfs=Rootfs(store, options.search_path),
-        open_context=open_contexts(lambda: open_context(options.context, place), named),
+        open_context=contexts.open,
         events=events,
         # A build argument wins, as with buildx.
         clamp=plan.source_date_epoch,
@@ -95,33 +82,6 @@ def plan_options(options: BuildOptions, proxies: Mapping[str, str]) -> PlanOptio
         target=options.target,
         network=options.network,
         contexts=frozenset(options.build_contexts),
-        directory_contexts=frozenset(directory_contexts(options.build_contexts)),
+        directory_contexts=frozenset(tree_places(options.build_contexts)),
         proxies=proxies,
     )
-
-
-def read_dockerfile(options: BuildOptions) -> tuple[str, bytes, Path | None]:
-    """Return the Dockerfile's name for messages, its bytes, and where it is (None: standard input)."""
-    if options.dockerfile == _STDIN:
-        return "Dockerfile", _limited(sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), "stdin"), None
-    if options.dockerfile is None:
-        candidates = [options.context / name for name in _NAMES]
-    else:
-        # As docker: relative to the current folder, else to the context.
-        candidates = [options.dockerfile]
-        if not options.dockerfile.is_absolute():
-            candidates.append(options.context / options.dockerfile)
-    for path in candidates:
-        try:
-            with path.open("rb") as file:
-                return path.name, _limited(file.read(_MAX_DOCKERFILE + 1), str(path)), path
-        except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
-                raise unreadable(path, error) from None
-    raise no_dockerfile(options.context, options.dockerfile)
-
-
-def _limited(data: bytes, what: str) -> bytes:
-    if len(data) > _MAX_DOCKERFILE:
-        raise ContextError(f"the Dockerfile {what} is larger than {_MAX_DOCKERFILE} bytes")
-    return data

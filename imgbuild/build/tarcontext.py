@@ -33,7 +33,9 @@ class IndexedTree(RootView):
     """
 
     def __init__(self, entries: Sequence[Entry], file: IO[bytes], name: str) -> None:
-        super().__init__([LayerFiles(lambda: entries, partial(self._part, 0, os.fstat(file.fileno()).st_size))])
+        super().__init__(
+            [LayerFiles(lambda: entries, partial(self._part, 0, os.fstat(file.fileno()).st_size))]
+        )
         self._file = file
         self.name = name
         self.newest = max((e.mtime for e in entries if e.type == "file"), default=None)
@@ -169,3 +171,21 @@ def _check_links(tree: IndexedTree, entries: Sequence[Entry]) -> None:
     for entry in entries:
         if entry.type == "hardlink":
             tree.lstat(entry.path)
+
+
+def newest_inside(stream: Readable) -> int | None:
+    """Return the latest time of a file in an archive; None for what is no archive."""
+    from imgbuild.layer.decompress import open_uncompressed
+    from imgbuild.layer.tarread import read_tar
+
+    peeked = Peeked(stream, "the file")
+    if not peeked.is_archive:
+        return None
+    latest: int | None = None
+    try:
+        for entry, _ in read_tar(open_uncompressed(peeked), hashed=False, markers=False):
+            if entry.type == "file":
+                latest = entry.mtime if latest is None else max(latest, entry.mtime)
+    except ImageError:
+        return None
+    return latest

@@ -41,8 +41,8 @@ def plan_options(function: F) -> F:
     flags = [
         click.argument(
             "context",
-            metavar="[PATH]",
-            type=click.Path(path_type=Path, readable=False),
+            metavar="[PATH|URL|-]",
+            type=click.Path(path_type=str, readable=False, allow_dash=True),
             default=".",
         ),
         click.option(
@@ -51,7 +51,7 @@ def plan_options(function: F) -> F:
             "dockerfile",
             metavar="PATH",
             type=click.Path(path_type=Path),
-            help="The Dockerfile (default: Dockerfile in PATH); - is standard input.",
+            help="The Dockerfile (default: Dockerfile in the context); - is standard input.",
         ),
         click.option(
             "--build-arg",
@@ -63,10 +63,10 @@ def plan_options(function: F) -> F:
         click.option(
             "--build-context",
             "build_contexts",
-            metavar="NAME=SOURCE",
+            metavar="NAME[::PLATFORM]=SOURCE",
             multiple=True,
-            help="Name a source for FROM and COPY --from: a directory, oci-layout://PATH[:TAG], "
-            "docker-image://NAME or host://PROGRAM,….",
+            help="Name a source for FROM and COPY --from: a directory, oci-layout://PATH[:TAG][@DIGEST], "
+            "docker-image://NAME, a git repository, an http(s) URL or host://PROGRAM,….",
         ),
         click.option(
             "--label", "labels", metavar="NAME[=VALUE]", multiple=True, help="Label the image."
@@ -105,7 +105,7 @@ def pairs(texts: tuple[str, ...], flag: str, form: str = "NAME=VALUE") -> dict[s
 
 def build_fields(
     *,
-    context: Path,
+    context: str,
     dockerfile: Path | None,
     build_args: tuple[str, ...],
     build_contexts: tuple[str, ...],
@@ -124,8 +124,8 @@ def build_fields(
     else:
         epoch = environment.parse_epoch(timestamp, "--timestamp")
     return {
-        "context": context,
-        "dockerfile": dockerfile,
+        "context": environment.standard_input() if context == "-" else context,
+        "dockerfile": environment.standard_input() if str(dockerfile) == "-" else dockerfile,
         "build_args": given,
         "build_contexts": pairs(build_contexts, "--build-context", "NAME=SOURCE"),
         # As with docker, a label without a value is an empty one.

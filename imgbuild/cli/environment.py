@@ -1,8 +1,10 @@
 """The only module that reads the process environment; everything else is told."""
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from imgbuild.errors import UsageError
 from imgbuild.options import RegistryOptions
@@ -51,6 +53,13 @@ def _proxies() -> Mapping[str, str]:
         if value:
             found[key] = value
     return found
+
+
+def standard_input() -> BinaryIO:
+    """Return standard input as a file of bytes; raise `UsageError` where it is closed."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", hint="send a tar or a Dockerfile to it")
+    return sys.stdin.buffer
 
 
 def search_path() -> str:

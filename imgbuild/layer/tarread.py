@@ -329,9 +329,7 @@ def _too_long(part: bytes) -> bool:
     return len(part.removeprefix(whiteouts.PREFIX)) > LONGEST_NAME
 
 
-def _link(
-    kind: _Plain, path: ImagePath, link: bytes, limits: Limits, *, markers: bool
-) -> bytes:
+def _link(kind: _Plain, path: ImagePath, link: bytes, limits: Limits, *, markers: bool) -> bytes:
     if kind == "hardlink":
         target = _path(link, limits)
         if not target or (markers and whiteouts.is_reserved(target)):

@@ -6,11 +6,13 @@ import json
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from imgbuild.build.bases import Bases, Lookup, directory_contexts
+from imgbuild.build.bases import Bases, Lookup
 from imgbuild.build.context import open_context
-from imgbuild.build.engine import BuildInputs, Built, build_image, open_contexts
+from imgbuild.build.contexts import Contexts, Remote, Tree
+from imgbuild.build.engine import BuildInputs, Built, build_image
+from imgbuild.build.places import tree_places
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.dockerfile.parse import parse
@@ -20,6 +22,7 @@ from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import Reference
+from imgbuild.options import BuildOptions
 from imgbuild.plan.planner import PlanOptions, make_plan
 from imgbuild.store.store import Store
 
@@ -30,9 +33,16 @@ def no_pull(reference: Reference, _platform: Platform) -> Descriptor:
     raise UnreachableError(f"no registry in this test: {reference}")
 
 
+def no_network(source: object) -> Any:
+    raise UnreachableError(f"no network in this test: {source}")
+
+
+NOWHERE = Remote(no_network, no_network)
+
+
 def build(
     store: Store,
-    context: Path,
+    context: Path | BinaryIO | str,
     dockerfile: str,
     *,
     contexts: Mapping[str, str] | None = None,
@@ -42,32 +52,39 @@ def build(
     pull: Callable[[Reference, Platform], Descriptor] = no_pull,
     dockerfile_path: Path | None = None,
     platform: Platform | None = None,
+    remote: Remote = NOWHERE,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
-    directories = directory_contexts(named)
     bases = Bases(Lookup(store, named, pull, events, SEARCH_PATH))
     target = platform or host_platform()
-    plan = make_plan(
-        parse(dockerfile),
-        PlanOptions(
-            platform=target,
-            build_platform=host_platform(),
-            contexts=frozenset(named),
-            directory_contexts=frozenset(directories),
-            **options,
-        ),
-        bases.resolve,
-    )
-    opener = open_contexts(
-        lambda: open_context(context, dockerfile_path),
-        {name: (lambda path=path: open_context(path)) for name, path in directories.items()},
-    )
-    rootfs = Rootfs(store, SEARCH_PATH)
-    fresh = frozenset(bases.fresh)
-    return build_image(
-        plan, BuildInputs(store, rootfs, opener, events, clamp, no_cache, fresh, dockerfile)
-    )
+    text = io.BytesIO(dockerfile.encode())
+    given = BuildOptions(context, text, build_contexts=named)
+    with Contexts(given, store.paths.staging, remote) as found:
+        plan = make_plan(
+            parse(dockerfile),
+            PlanOptions(
+                platform=target,
+                build_platform=host_platform(),
+                contexts=frozenset(named),
+                directory_contexts=frozenset(tree_places(named)),
+                **options,
+            ),
+            bases.resolve,
+            context_time=found.time,
+        )
+
+        def opener(name: str) -> Tree:
+            if not name and isinstance(context, Path):
+                return open_context(context, dockerfile_path)
+            return found.open(name)
+
+        rootfs = Rootfs(store, SEARCH_PATH)
+        fresh = frozenset(bases.fresh)
+        time = plan.source_date_epoch if clamp is None else clamp
+        return build_image(
+            plan, BuildInputs(store, rootfs, opener, events, time, no_cache, fresh, dockerfile)
+        )
 
 
 def config(store: Store, built: Built) -> dict[str, Any]:

@@ -1,0 +1,227 @@
+"""The build contexts of one build, wherever they are: opened when they are first asked for."""
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, assert_never
+
+from imgbuild.build.context import ContextTree, ignored_patterns, open_context
+from imgbuild.build.definition import Definition, read_inside, read_local, read_stream
+from imgbuild.build.places import Place, main_place, tree_places
+from imgbuild.errors import ContextError, UsageError
+from imgbuild.layer.entry import Entry
+from imgbuild.options import BuildOptions
+from imgbuild.plan.model import GitSource, UrlSource
+from imgbuild.snapshot.view import RootView
+
+if TYPE_CHECKING:
+    from imgbuild.build.fetch import FetchedFile
+
+Tree = ContextTree | RootView
+
+# What a file from a URL is called in the context that it is (BuildKit, dockerui).
+_FILE = b"context"
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+
+
+class Checkout(Protocol):
+    """A repository that was checked out: `commit_time` is in seconds since 1970."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def commit_time(self) -> int: ...
+
+
+class Remote(NamedTuple):
+    """How contexts that are elsewhere come here; both raise an `ImgbuildError`."""
+
+    fetch: Callable[[UrlSource], "FetchedFile"]
+    checkout: Callable[[GitSource], Checkout]
+
+
+class _Opened(NamedTuple):
+    """A context that is no folder of the caller; `definition` is its Dockerfile, where it is that alone.
+
+    `time` is what SOURCE_DATE_EPOCH=context means, in seconds since 1970. `name` is for errors.
+    """
+
+    tree: Tree
+    time: int | None
+    name: str
+    definition: Definition | None = None
+
+
+class Contexts:
+    """What `options` tell to build from; close it when the build is done.
+
+    `scratch` is where temporary files may be made. Raises `UsageError` for a context that is not
+    there, as far as that can be told without asking anybody.
+    """
+
+    def __init__(self, options: BuildOptions, scratch: Path, remote: Remote) -> None:
+        self._scratch = scratch
+        self._remote = remote
+        self._asked = options.dockerfile
+        self._keeps_git_dir = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in _TRUE
+        self._stream: BinaryIO | None = None
+        self._main: Place | None = None
+        if isinstance(options.context, str | os.PathLike):
+            self._main = main_place(os.fspath(options.context))
+        else:
+            self._stream = options.context
+        self._named = tree_places(options.build_contexts)
+        self._opened: dict[str, _Opened] = {}
+        self._definition: Definition | None = None
+        self._stack = ExitStack()
+        if self._stream is not None and self._stream is self._asked:
+            raise UsageError(
+                "invalid argument: can't use stdin for both build context and dockerfile",
+                hint="name a Dockerfile inside the archive with -f PATH",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+        self._opened.clear()
+
+    def definition(self) -> Definition:
+        """Return the Dockerfile; raise `ContextError`, and what fetching a context raises."""
+        if self._definition is None:
+            self._definition = self._read_definition()
+        return self._definition
+
+    def ignored(self) -> tuple[str, ...]:
+        """Return the patterns of the main context's ignore file; only a folder has one that counts."""
+        if isinstance(self._main, Path):
+            return ignored_patterns(self._main, self.definition().place)
+        return ()
+
+    def open(self, name: str) -> Tree:
+        """Open the main context (empty name) or a named one; the caller closes it."""
+        place = self._place(name)
+        if isinstance(place, Path):
+            return open_context(place, None if name else self.definition().place)
+        return self._remote_one(name, place).tree
+
+    def time(self, name: str) -> int | None:
+        """Return when the content of a context is from, in seconds since 1970; None for a folder."""
+        place = self._place(name)
+        return None if isinstance(place, Path) else self._remote_one(name, place).time
+
+    # --- below here nothing is public
+
+    def _read_definition(self) -> Definition:
+        asked = self._asked
+        if asked is not None and not isinstance(asked, Path):
+            return read_stream(asked, "Dockerfile", "that was given as a file")
+        if isinstance(self._main, Path):
+            return read_local(self._main, asked)
+        opened = self._remote_one("", self._main)
+        return opened.definition or read_inside(opened.tree, asked, opened.name)
+
+    def _place(self, name: str) -> Place | None:
+        if not name:
+            return self._main
+        if name not in self._named:
+            raise ContextError(f"no build context is called {name}")
+        return self._named[name]
+
+    def _remote_one(self, name: str, place: UrlSource | GitSource | None) -> _Opened:
+        if name not in self._opened:
+            opened = self._open(name, place)
+            self._stack.callback(opened.tree.close)
+            self._opened[name] = opened
+        return self._opened[name]
+
+    def _open(self, name: str, place: UrlSource | GitSource | None) -> _Opened:
+        match place:
+            case None:
+                assert self._stream is not None  # noqa: S101  there is always a main context
+                return self._from_stream(self._stream)
+            case GitSource():
+                return self._from_repository(name, place)
+            case UrlSource():
+                file = self._fetched(place)
+                return self._as_file(place, *file) if name else self._from_url(place, *file)
+            case _:
+                assert_never(place)
+
+    def _from_stream(self, stream: BinaryIO) -> _Opened:
+        from imgbuild.build.tarcontext import IndexedTree, Peeked, open_archive
+
+        shown = "standard input" if _is_stdin(stream) else "the file that was given"
+        peeked = Peeked(stream, shown)
+        if peeked.is_archive:
+            tree = open_archive(peeked, shown, self._scratch)
+            return _Opened(tree, tree.newest, shown)
+        _check_text(peeked.head, shown)
+        if self._asked is not None:
+            raise UsageError(
+                "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles",
+                hint="leave -f out, or send a tar with the files of the context",
+            )
+        text = read_stream(peeked, "Dockerfile", f"from {shown}")
+        nothing = open(os.devnull, "rb")  # noqa: SIM115 - the tree closes it
+        empty = f"the build context, which is empty: {shown} is a Dockerfile"
+        return _Opened(IndexedTree([], nothing, empty), None, shown, text)
+
+    def _from_repository(self, name: str, source: GitSource) -> _Opened:
+        if self._keeps_git_dir and not name:
+            source = GitSource(source.repository, keep_git_dir=True)
+        found = self._remote.checkout(source)
+        # As in BuildKit, ignore files are for folders of the caller.
+        shown = source.repository.remote
+        return _Opened(ContextTree(found.folder), found.commit_time, shown)
+
+    def _fetched(self, source: UrlSource) -> "tuple[BinaryIO, FetchedFile]":
+        found = self._remote.fetch(source)
+        path = os.path.join(os.fsencode(found.folder), found.name)
+        return open(path, "rb", buffering=0), found
+
+    def _from_url(self, source: UrlSource, file: BinaryIO, found: "FetchedFile") -> _Opened:
+        from imgbuild.build.tarcontext import Peeked, open_archive
+
+        peeked = Peeked(file, source.url)
+        if peeked.is_archive:
+            with file:
+                tree = open_archive(peeked, source.url, self._scratch)
+            time = found.modified if found.modified is not None else tree.newest
+            return _Opened(tree, time, source.url)
+        _check_text(peeked.head, source.url)
+        text = read_stream(peeked, os.fsdecode(found.name), source.url)
+        return self._as_file(source, file, found)._replace(definition=text)
+
+    def _as_file(self, source: UrlSource, file: BinaryIO, found: "FetchedFile") -> _Opened:
+        """Return a context that holds one file: what a named URL is in BuildKit, archives included."""
+        from imgbuild.build.tarcontext import IndexedTree, newest_inside
+
+        size = os.fstat(file.fileno()).st_size
+        entry = Entry(_FILE, "file", 0o600, mtime=found.modified or 0, size=size)
+        tree = IndexedTree([entry._replace(digest=found.digest)], file, source.url)
+        time = found.modified
+        if time is None:
+            with tree.open(_FILE) as stream:
+                time = newest_inside(stream)
+        return _Opened(tree, time, source.url)
+
+
+def _is_stdin(stream: BinaryIO) -> bool:
+    return getattr(stream, "name", None) in ("<stdin>", 0)
+
+
+def _check_text(head: bytes, shown: str) -> None:
+    """Raise `ContextError` for what is neither an archive nor text."""
+    if not head:
+        raise ContextError(f"{shown} is empty", hint="send a Dockerfile, or a tar that has one")
+    if not head.strip(b"\0"):
+        raise ContextError(
+            f"{shown} holds nothing but zeros: an empty archive, or no archive",
+            hint="send a Dockerfile, or a tar that has one",
+        )
