@@ -75,6 +75,7 @@ class CopyWork:
         from imgbuild.build.copystep import copy_layer
 
         place, gathered = self._place, self._gather()
+        was_known = gathered.is_known
         store = place.store
         with LayerMaker(store, place.clamp) as maker, place.stack.view(below) as view:
             copy_layer(
@@ -87,7 +88,7 @@ class CopyWork:
             )
             maker.finish_tar()
             layer = maker.finish()
-        if not gathered.is_known:
+        if not was_known:
             gathered.remember(store.cache)
         return layer
 

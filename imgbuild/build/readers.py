@@ -3,13 +3,15 @@
 Reading small files is system calls and Python between them: threads would only take turns.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import imgbuild
 from imgbuild.build import filereader
@@ -123,6 +125,7 @@ class _Worker:
             # Ctrl-C is for the caller, whose end is the end of this one's input.
             start_new_session=True,
         )
+        _widen(self._process.stdout)
 
     def send(self, wanted: list[Wanted], flags: int) -> None:
         assert self._process.stdin is not None  # noqa: S101  it is a pipe
@@ -152,6 +155,13 @@ class _Worker:
                 except OSError:
                     continue  # what could not be sent is not wanted any more
         self._process.wait()
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a whole answer fit into a pipe, so that the process can read on; less is slower, no more."""
+    if pipe is not None:
+        with suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)
 
 
 def _gone() -> ContextError:
