@@ -86,12 +86,16 @@ class Readers:
                 # Answers that nobody took would be taken for those to the next requests.
                 self.close()
 
+    def start(self) -> None:
+        """Start a process now that `read` would start later."""
+        self._started(CONTENT)
+
     def _started(self, flags: int) -> "list[_Worker]":
         cores = len(os.sched_getaffinity(0))
         if cores < 2 or not sys.executable:
             return []
         # With contents, the caller is what the others wait for: it writes them.
-        wanted = min(max(cores - 1, 1), 2) if flags & CONTENT else min(cores, _MOST_PROCESSES)
+        wanted = min(cores - 1, 2) if flags & CONTENT else min(cores, _MOST_PROCESSES)
         while len(self._workers) < wanted:
             self._workers.append(_Worker(self._root))
         return self._workers[:wanted]
