@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Self
 
-from imgbuild.build.commit import LayerMaker
 from imgbuild.build.context import ContextTree
 from imgbuild.build.gathered import Gathered
 from imgbuild.build.sources import Filters, from_context, from_image
@@ -77,6 +76,7 @@ class CopyWork:
 
     def make(self, below: Sequence[Layer]) -> Layer:
         """Make the layer, on top of `below`; raise `ContextError`."""
+        from imgbuild.build.commit import LayerMaker
         from imgbuild.build.copystep import copy_layer
 
         place, gathered = self._place, self._gather()
