@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imgbuild.api import (
-        BuildResult,
-        ImageDetails,
-        ImageInfo,
-        StepResult,
         build,
         check,
         doctor,
@@ -29,6 +25,7 @@ if TYPE_CHECKING:
         tag,
         targets,
     )
+    from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
     from imgbuild.events import CheckWarning
@@ -41,10 +38,6 @@ __version__ = "0.1.0"
 _PUBLIC = {
     **dict.fromkeys(
         (
-            "BuildResult",
-            "ImageDetails",
-            "ImageInfo",
-            "StepResult",
             "build",
             "check",
             "doctor",
@@ -64,6 +57,9 @@ _PUBLIC = {
         "imgbuild.api",
     ),
     "BuildPlan": "imgbuild.plan.model",
+    **dict.fromkeys(
+        ("BuildResult", "ImageDetails", "ImageInfo", "StepResult"), "imgbuild.build.results"
+    ),
     "Dockerfile": "imgbuild.dockerfile.instructions",
     **dict.fromkeys(
         ("DockerfileError", "ImgbuildError", "Span", "StepFailedError"), "imgbuild.errors"

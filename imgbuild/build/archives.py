@@ -58,10 +58,10 @@ class Section:
 def looks_like_archive(head: bytes) -> bool:
     """Tell whether the first 512 bytes of a file are those of a tar or of something compressed."""
     compressed = (_MAGIC_BZIP2, _MAGIC_XZ, _MAGIC_GZIP, _MAGIC_ZSTD)
-    return head.startswith(compressed) or _is_tar_header(head)
+    return head.startswith(compressed) or is_tar_header(head)
 
 
-def _is_tar_header(head: bytes) -> bool:
+def is_tar_header(head: bytes) -> bool:
     """Tell whether `head` is a tar header: its checksum says so (POSIX ustar, pax(1))."""
     if len(head) < _BLOCK or not head[:1].strip(b"\0"):
         return False
@@ -118,7 +118,7 @@ def _decompress(stream: BinaryIO, out: IO[bytes]) -> bool:
     head = b""
     while len(head) < _BLOCK and (more := plain(_BLOCK - len(head))):
         head += more
-    if not _is_tar_header(head):
+    if not is_tar_header(head):
         return False
     out.write(head)
     while chunk := plain(_CHUNK):

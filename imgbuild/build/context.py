@@ -59,13 +59,16 @@ class _Frame(NamedTuple):
 
 
 class ContextTree:
-    """The tree below `root`; close it when done.
+    """The tree below `root`, which errors call `where`; close it when done.
 
     Raises `UsageError` when `root` is no directory, `ContextError` for what cannot be read.
     """
 
-    def __init__(self, root: Path, ignore: Ignore | None = None, ignore_name: str = "") -> None:
+    def __init__(
+        self, root: Path, ignore: Ignore | None = None, ignore_name: str = "", where: str = ""
+    ) -> None:
         self.root = root
+        self.where = where or f"the build context, {root}"
         self._ignore = ignore
         self._ignore_name = ignore_name or ".dockerignore"
         self._items: dict[ImagePath, Item | None] = {}

@@ -178,7 +178,8 @@ class Contexts:
         found = self._remote.checkout(source)
         # As in BuildKit, ignore files are for folders of the caller.
         shown = source.repository.remote
-        return _Opened(ContextTree(found.folder), found.commit_time, shown)
+        tree = ContextTree(found.folder, where=f"the repository {shown}")
+        return _Opened(tree, found.commit_time, shown)
 
     def _fetched(self, source: UrlSource) -> "tuple[BinaryIO, FetchedFile]":
         found = self._remote.fetch(source)

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from imgbuild.build.archives import looks_like_archive
+from imgbuild.build.archives import is_tar_header, looks_like_archive
 from imgbuild.build.copyrules import show
 from imgbuild.errors import ContextError, ImageError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.stream import Readable
-from imgbuild.layer.tarread import Limits, scan
+from imgbuild.layer.tarread import Limits, read_tar, scan
 from imgbuild.snapshot.view import LayerFiles, RootView
 from imgbuild.store.failure import explained
 
@@ -29,22 +29,21 @@ HEAD = 512
 class IndexedTree(RootView):
     """A tree whose contents are parts of one file; close it when done.
 
-    `name` is what errors call it.
+    `where` is what errors call it.
     """
 
-    def __init__(self, entries: Sequence[Entry], file: IO[bytes], name: str) -> None:
-        super().__init__(
-            [LayerFiles(lambda: entries, partial(self._part, 0, os.fstat(file.fileno()).st_size))]
-        )
+    def __init__(self, entries: Sequence[Entry], file: IO[bytes], where: str) -> None:
+        size = os.fstat(file.fileno()).st_size
+        whole = LayerFiles(lambda: entries, partial(self._part, 0, size))
+        super().__init__([whole], where=where)
         self._file = file
-        self.name = name
         self.newest = max((e.mtime for e in entries if e.type == "file"), default=None)
 
     def open(self, path: ImagePath) -> BinaryIO:
         """Open a regular file; raise `ContextError` for anything else."""
         entry = self.lstat(path)
         if entry is None or entry.type != "file":
-            raise ContextError(f"{show(path)} is not a regular file in {self.name}")
+            raise ContextError(f"{show(path)} is not a regular file in {self.where}")
         return self._part(entry.offset, entry.size)
 
     def close(self) -> None:
@@ -112,7 +111,7 @@ class Peeked:
         try:
             data = self._stream.read(size)
         except OSError as error:
-            raise ContextError(f"cannot read {self._name}: {error.strerror}") from None
+            raise ContextError(f"cannot read {self._name}: {error.strerror or error}") from None
         if not isinstance(data, bytes):
             raise ContextError(
                 f"{self._name} gives text, not bytes",
@@ -129,14 +128,11 @@ def open_archive(
     Raises `ContextError` for what is damaged, too large or tries to leave its directory, and
     `DiskFullError`. What is left is a file without a name in `scratch`.
     """
-    from imgbuild.layer.decompress import open_uncompressed
-
     with explained("keep the build context"):
         file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - the tree closes it
     entries: list[Entry] = []
     try:
-        copied = _Copied(open_uncompressed(stream, name), file)
-        scan(copied, entries.append, limits, markers=False)
+        scan(_Copied(_inside(stream, name), file), entries.append, limits, markers=False)
         tree = IndexedTree(entries, file, name)
         _check_links(tree, entries)
     except BaseException as error:
@@ -150,10 +146,20 @@ def open_archive(
     return tree
 
 
+def _inside(stream: Readable, name: str) -> Peeked:
+    """Return the tar in what may be compressed; raise `ImageError` where there is none."""
+    from imgbuild.layer.decompress import open_uncompressed
+
+    inside = Peeked(open_uncompressed(stream, name), name)
+    if not is_tar_header(inside.head) and inside.head.strip(b"\0"):
+        raise ImageError("what is compressed there is no tar")
+    return inside
+
+
 class _Copied:
     """A stream that keeps in a file what is read of it."""
 
-    def __init__(self, stream: BinaryIO, file: IO[bytes]) -> None:
+    def __init__(self, stream: Readable, file: IO[bytes]) -> None:
         self._stream = stream
         self._file = file
 
@@ -175,15 +181,12 @@ def _check_links(tree: IndexedTree, entries: Sequence[Entry]) -> None:
 
 def newest_inside(stream: Readable) -> int | None:
     """Return the latest time of a file in an archive; None for what is no archive."""
-    from imgbuild.layer.decompress import open_uncompressed
-    from imgbuild.layer.tarread import read_tar
-
     peeked = Peeked(stream, "the file")
     if not peeked.is_archive:
         return None
     latest: int | None = None
     try:
-        for entry, _ in read_tar(open_uncompressed(peeked), hashed=False, markers=False):
+        for entry, _ in read_tar(_inside(peeked, "the file"), hashed=False, markers=False):
             if entry.type == "file":
                 latest = entry.mtime if latest is None else max(latest, entry.mtime)
     except ImageError:

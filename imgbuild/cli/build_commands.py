@@ -70,7 +70,11 @@ def build_command(
     quiet: bool,
     **flags: Any,
 ) -> None:
-    """Build an image from the Dockerfile in PATH."""
+    """Build an image from a Dockerfile and its context.
+
+    The context is a folder, a git repository, an http(s) URL, or - for standard input: a tar that
+    has the Dockerfile, or a Dockerfile alone.
+    """
     from imgbuild import api
     from imgbuild.options import STDOUT, BuildOptions
 

@@ -125,10 +125,14 @@ def _ends(path: ImagePath) -> Iterator[int]:
 class RootView:
     """An image's files. `layers` come bottom first; no index is read before the first look-up.
 
-    `scratch` is where a temporary file may be made when contents are read out of order.
+    `scratch` is where a temporary file may be made when contents are read out of order. `where`
+    is what errors call the image, where it has a name.
     """
 
-    def __init__(self, layers: Sequence[LayerFiles], scratch: Path | None = None) -> None:
+    def __init__(
+        self, layers: Sequence[LayerFiles], scratch: Path | None = None, where: str = ""
+    ) -> None:
+        self.where = where
         self._layers = tuple(layers)
         self._scratch = scratch
         self._loaded: list[_LayerIndex] | None = None

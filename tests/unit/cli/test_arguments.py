@@ -183,7 +183,7 @@ def test_a_path_without_a_command_means_build(
         (["help"], ["Usage: imgbuild [OPTIONS]"]),
         ([], ["Usage: imgbuild [OPTIONS]"]),
         (["help", "run"], ["Usage: imgbuild run"]),
-        (["build", "--help"], ["Usage: imgbuild build [OPTIONS] [PATH]\n"]),
+        (["build", "--help"], ["Usage: imgbuild build [OPTIONS] [PATH|URL|-]\n"]),
     ],
 )
 def test_help_is_found(
@@ -209,11 +209,14 @@ def test_click_errors_look_like_all_others(capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-def test_a_context_on_standard_input_is_refused_with_a_way_out(
+def test_standard_input_is_read_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["build", "-"]) == 2
-    assert "-f - PATH" in capsys.readouterr().err
+    assert main(["build", "-f", "-", "-"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: invalid argument: can't use stdin for both build context and dockerfile",
+        "hint: name a Dockerfile inside the archive with -f PATH",
+    ]
 
 
 def test_a_build_context_without_a_source_is_told_its_form(
