@@ -204,6 +204,8 @@ class Store:
             self.cache.clear()
             _empty_of_files(self.paths.blobs)
             _empty_of_files(self.paths.indexes)
+            with explained("remove git mirrors"):
+                _remove(self.paths.mirrors)
             remove_trees()
             if left := os.listdir(self.paths.trees):
                 raise StoreError(f"cannot remove {self.paths.trees / left[0]}")
@@ -283,7 +285,7 @@ def _close_to_others(root: Path) -> None:
 
 
 def _sweep(paths: StorePaths) -> None:
-    """Remove staged files and sessions of processes that are gone."""
+    """Remove staged files and folders, and sessions, of processes that are gone."""
     try:
         files = os.listdir(paths.staging)
         sessions = {session_of(name) for name in files}
@@ -295,9 +297,18 @@ def _sweep(paths: StorePaths) -> None:
     for name in files:
         if session_of(name) in dead:
             try:
-                (paths.staging / name).unlink(missing_ok=True)
+                _remove(paths.staging / name)
             except OSError:
                 continue
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        import shutil
+
+        shutil.rmtree(path)
 
 
 def _empty_of_files(directory: Path) -> None:
