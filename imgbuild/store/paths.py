@@ -6,8 +6,9 @@ blobs/ALGORITHM/HEX        content
 indexes/ALGORITHM/HEX      one file a layer, by diff id: its entries
 layers/MAPPING/            unpacked trees, disposable
 layers/steps/              trees of running steps, each named after the session that made it
+downloads/KEY/NAME         files that ADD fetched, disposable
 cache.sqlite               step cache and memos, disposable
-locks/                     `store` (builders share it), `names`, `sessions/` (one a process)
+locks/                     `store` (builders share it), `names`, `downloads`, `sessions/` (one a process)
 tmp/files/                 files that are being written, named likewise
 """
 
@@ -81,6 +82,17 @@ class StorePaths:
         return self.root / "locks" / "names"
 
     @property
+    def downloads(self) -> Path:
+        return self.root / "downloads"
+
+    def download(self, key: str) -> Path:
+        return self.downloads / key
+
+    @property
+    def downloads_lock(self) -> Path:
+        return self.root / "locks" / "downloads"
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache.sqlite"
 
@@ -98,4 +110,4 @@ class StorePaths:
     def top_level(self) -> frozenset[str]:
         """Names that may stand in a store whose making was cut short."""
         fixed = {"version", "oci-layout", "index.json", "blobs", "indexes", "layers"}
-        return frozenset(fixed | {"locks", "tmp", "cache.sqlite"})
+        return frozenset(fixed | {"downloads", "locks", "tmp", "cache.sqlite"})
