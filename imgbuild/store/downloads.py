@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from imgbuild.oci.digest import Digest
 from imgbuild.store.cache import StepCache
@@ -26,11 +26,17 @@ _PATIENCE = 60.0
 
 
 class Download:
-    """A file on its way in; `begin` makes it empty again."""
+    """A file on its way in; `begin` makes it empty again. Leaving its context removes what was not kept."""
 
     def __init__(self, file: StagedFile) -> None:
         self.file = file
         self._state = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self.file.discard()
 
     def begin(self) -> None:
         with explained("write to the store"):
@@ -57,9 +63,8 @@ class Downloads:
         self._stage = stage
         self._cache = cache
 
-    def create(self) -> StagedFile:
-        """Return a new file, which leaving its context removes unless `keep` took it."""
-        return StagedFile(self._stage(), lambda *_: None)
+    def create(self) -> Download:
+        return Download(StagedFile(self._stage(), _never))
 
     def find(self, digest: Digest, name: bytes, mtime: int) -> Path | None:
         """Return the folder of a file that was kept and still has its content; None without one."""
@@ -105,15 +110,18 @@ class Downloads:
                 rmtree(self._paths.downloads)
 
     def _content(self, fd: int, key: "FileKey") -> Digest:
-        known = self._cache.get_many([key]).get(key)
-        if known is not None:
-            return known
-        state = hashlib.sha256()
-        while data := os.read(fd, _BLOCK):
-            state.update(data)
-        digest = Digest(f"sha256:{state.hexdigest()}")
-        self._cache.put_many({key: digest}, time.time_ns())
-        return digest
+        raw = self._cache.get_many([key]).get(key)
+        if raw is None:
+            state = hashlib.sha256()
+            while data := os.read(fd, _BLOCK):
+                state.update(data)
+            raw = state.digest()
+            self._cache.put_many({key: raw}, time.time_ns())
+        return Digest(f"sha256:{raw.hex()}")
+
+
+def _never(_file: StagedFile, key: object, _size: int) -> None:
+    raise AssertionError(key)  # `keep` puts it in its place
 
 
 def _key(digest: Digest, name: bytes, mtime: int) -> str:
