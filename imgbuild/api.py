@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from imgbuild.build.calls import Question
     from imgbuild.build.contexts import Contexts
     from imgbuild.build.engine import BuildInputs
+    from imgbuild.build.fetch import Web
     from imgbuild.build.rootfs import Rootfs
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.plan.calls import CheckResult, Outline, Targets
@@ -59,7 +60,7 @@ def build(
     with (
         _opened(options.store) as opened,
         opened.build_lock(),
-        _contexts(options, opened) as contexts,
+        _contexts(options, opened, sink) as contexts,
     ):
         plan, inputs = _prepare(options, opened, contexts, sink)
         built = build_image(plan, inputs)
@@ -109,12 +110,13 @@ def plan(
     Raises what `build` raises before its first step.
     """
     options = _options(context, fields)
+    sink = events or ignore
     with (
         _opened(options.store) as opened,
         opened.build_lock(),
-        _contexts(options, opened) as contexts,
+        _contexts(options, opened, sink) as contexts,
     ):
-        return _prepare(options, opened, contexts, events or ignore)[0]
+        return _prepare(options, opened, contexts, sink)[0]
 
 
 def check(
@@ -326,13 +328,12 @@ def _platform(text: str | None) -> Platform:
     return host if text is None else parse_platform(text, host)
 
 
-def _contexts(options: BuildOptions, store: Store) -> "Contexts":
-    from imgbuild.build.contexts import Contexts, Remote
+def _contexts(
+    options: BuildOptions, store: Store, events: EventSink
+) -> "AbstractContextManager[Contexts]":
+    from imgbuild.build.contexts import open_contexts
 
-    def later(source: object) -> Any:
-        raise UsageError(f"not supported yet: {source}", hint="fetch it first")
-
-    return Contexts(options, store.paths.staging, Remote(later, later))
+    return open_contexts(options, store, partial(_web, options.registry, events))
 
 
 def _prepare(
@@ -342,6 +343,12 @@ def _prepare(
 
     fetch = partial(_fetch, store, options=options.registry, events=events)
     return prepare(options, store, contexts, fetch, events, _build_proxies(options, events))
+
+
+def _web(options: RegistryOptions, events: EventSink) -> "Web":
+    from imgbuild.registry.urls import UrlClient
+
+    return UrlClient(options, events)
 
 
 @contextmanager
@@ -356,7 +363,7 @@ def _asked(
     with (
         _opened(options.store) as opened,
         opened.build_lock(),
-        _contexts(options, opened) as found,
+        _contexts(options, opened, sink) as found,
     ):
         fetch = partial(_fetch, opened, options=options.registry, events=sink)
         describe = partial(_describe, options=options.registry, events=sink)

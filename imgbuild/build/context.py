@@ -61,6 +61,8 @@ class _Frame(NamedTuple):
 class ContextTree:
     """The tree below `root`, which errors call `where`; close it when done.
 
+    `identity` stands for the content of a tree that was made anew for this build.
+
     Raises `UsageError` when `root` is no directory, `ContextError` for what cannot be read.
     """
 
@@ -69,6 +71,7 @@ class ContextTree:
     ) -> None:
         self.root = root
         self.where = where or f"the build context, {root}"
+        self.identity = ""
         self._ignore = ignore
         self._ignore_name = ignore_name or ".dockerignore"
         self._items: dict[ImagePath, Item | None] = {}

@@ -1,44 +1,31 @@
 """The build contexts of one build, wherever they are: opened when they are first asked for."""
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, assert_never
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, assert_never
 
 from imgbuild.build.context import ContextTree, ignored_patterns, open_context
 from imgbuild.build.definition import Definition, read_inside, read_local, read_stream
 from imgbuild.build.places import Place, main_place, tree_places
+from imgbuild.build.remotes import Remotes
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.layer.entry import Entry
 from imgbuild.options import BuildOptions
 from imgbuild.plan.model import GitSource, UrlSource
 from imgbuild.snapshot.view import RootView
+from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
-    from imgbuild.build.fetch import FetchedFile
+    from imgbuild.build.fetch import FetchedFile, UrlFetcher, Web
+    from imgbuild.build.git import GitFetcher
 
 Tree = ContextTree | RootView
 
 # What a file from a URL is called in the context that it is (BuildKit, dockerui).
 _FILE = b"context"
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-
-
-class Checkout(Protocol):
-    """A repository that was checked out: `commit_time` is in seconds since 1970."""
-
-    @property
-    def folder(self) -> Path: ...
-    @property
-    def commit_time(self) -> int: ...
-
-
-class Remote(NamedTuple):
-    """How contexts that are elsewhere come here; both raise an `ImgbuildError`."""
-
-    fetch: Callable[[UrlSource], "FetchedFile"]
-    checkout: Callable[[GitSource], Checkout]
 
 
 class _Opened(NamedTuple):
@@ -56,13 +43,13 @@ class _Opened(NamedTuple):
 class Contexts:
     """What `options` tell to build from; close it when the build is done.
 
-    `scratch` is where temporary files may be made. Raises `UsageError` for a context that is not
+    `scratch` is where temporary files may be made; `remotes` fetches. Raises `UsageError` for a context that is not
     there, as far as that can be told without asking anybody.
     """
 
-    def __init__(self, options: BuildOptions, scratch: Path, remote: Remote) -> None:
+    def __init__(self, options: BuildOptions, scratch: Path, remotes: Remotes) -> None:
         self._scratch = scratch
-        self._remote = remote
+        self.remotes = remotes
         self._asked = options.dockerfile
         self._keeps_git_dir = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in _TRUE
         self._stream: BinaryIO | None = None
@@ -175,14 +162,15 @@ class Contexts:
     def _from_repository(self, name: str, source: GitSource) -> _Opened:
         if self._keeps_git_dir and not name:
             source = GitSource(source.repository, keep_git_dir=True)
-        found = self._remote.checkout(source)
+        found = self.remotes.checkout(source)
         # As in BuildKit, ignore files are for folders of the caller.
         shown = source.repository.remote
         tree = ContextTree(found.folder, where=f"the repository {shown}")
+        tree.identity = repr((source, found.commit))
         return _Opened(tree, found.commit_time, shown)
 
     def _fetched(self, source: UrlSource) -> "tuple[BinaryIO, FetchedFile]":
-        found = self._remote.fetch(source)
+        found = self.remotes.fetch(source)
         path = os.path.join(os.fsencode(found.folder), found.name)
         return open(path, "rb", buffering=0), found
 
@@ -226,3 +214,28 @@ def _check_text(head: bytes, shown: str) -> None:
             f"{shown} holds nothing but zeros: an empty archive, or no archive",
             hint="send a Dockerfile, or a tar that has one",
         )
+
+
+@contextmanager
+def open_contexts(
+    options: BuildOptions, store: Store, open_web: Callable[[], "Web"]
+) -> Iterator[Contexts]:
+    """Open what a build reads from and fetches with; raise what `Contexts` and `Secrets` raise."""
+    from imgbuild.build.secrets import Secrets
+
+    with ExitStack() as stack:
+        secrets = stack.enter_context(Secrets(options.secrets, options.ssh, options.search_path))
+
+        def files() -> "UrlFetcher":
+            from imgbuild.build.fetch import UrlFetcher
+
+            return UrlFetcher(store, open_web, secrets, options.download_limit)
+
+        def repositories() -> "GitFetcher":
+            from imgbuild.build.git import GitFetcher
+
+            path = options.search_path
+            return GitFetcher(store, secrets, registry=options.registry, search_path=path)
+
+        remotes = stack.enter_context(Remotes(files, repositories))
+        yield stack.enter_context(Contexts(options, store.paths.staging, remotes))

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
+    from imgbuild.build.remotes import Remotes
     from imgbuild.snapshot.roots import Roots
 
 LayerStep = RunStep | CopyStep | WorkdirStep
@@ -48,13 +49,14 @@ class BuildInputs:
     """What a build is made of beside its plan.
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
-    engine closes it. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
+    engine closes it. `remotes` fetches for ADD. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
     base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
     """
 
     store: Store
     rootfs: Rootfs
     open_context: Callable[[str], "Tree"]
+    remotes: "Remotes"
     events: EventSink
     clamp: int | None = None
     no_cache: bool = False
@@ -295,7 +297,9 @@ class _Engine:
         source, inputs = step.source, self._inputs
         name = source.name if isinstance(source, ContextSource) else ""
         context = partial(self._context, name)
-        place = Place(self._store, inputs.rootfs.stack, context, inputs.clamp, inputs.no_cache)
+        place = Place(
+            self._store, inputs.rootfs.stack, context, inputs.remotes, inputs.clamp, inputs.no_cache
+        )
         return CopyWork(step, self._source_layers(step), place)
 
     def _copied(

@@ -35,7 +35,7 @@ def prepare(
     contexts: Contexts,
     pull: Pull,
     events: EventSink,
-    proxies: Mapping[str, str] | None = None,
+    proxies: Mapping[str, str],
 ) -> Prepared:
     """Read the Dockerfile, resolve the bases that the target needs, and plan the build.
 
@@ -45,7 +45,7 @@ def prepare(
     """
     name, data, _ = contexts.definition()
     dockerfile, linter = parse_checked(data, name, options.build_args, events)
-    settled = plan_options(options, proxies or {})
+    settled = plan_options(options, proxies)
     lookup = Lookup(store, options.build_contexts, pull, events, options.search_path, options.pull)
     bases = Bases(lookup)
     checks = plan_checks(linter, contexts.ignored)
@@ -58,6 +58,7 @@ def prepare(
         store=store,
         rootfs=Rootfs(store, options.search_path),
         open_context=contexts.open,
+        remotes=contexts.remotes,
         events=events,
         # A build argument wins, as with buildx.
         clamp=plan.source_date_epoch,

@@ -18,6 +18,7 @@ from imgbuild.oci.manifest import Manifest, parse_manifest
 from imgbuild.oci.reference import is_digest, parse_reference
 from imgbuild.store.blobs import BlobStore
 from imgbuild.store.cache import StepCache
+from imgbuild.store.downloads import Downloads
 from imgbuild.store.failure import explained
 from imgbuild.store.locks import Session, is_alive, locked, session_of
 from imgbuild.store.names import LAYOUT_FILE, NameStore, empty_index
@@ -36,6 +37,7 @@ class Store:
         self.blobs = BlobStore(paths, self._stage)
         self.names = NameStore(paths, self._stage, self._complete)
         self.cache = StepCache(paths.cache)
+        self.downloads = Downloads(paths, self._stage, self.cache)
         self._session: Session | None = None
         self._guard = threading.Lock()
 
@@ -206,6 +208,7 @@ class Store:
             _empty_of_files(self.paths.indexes)
             with explained("remove git mirrors"):
                 _remove(self.paths.mirrors)
+            self.downloads.clear()
             remove_trees()
             if left := os.listdir(self.paths.trees):
                 raise StoreError(f"cannot remove {self.paths.trees / left[0]}")

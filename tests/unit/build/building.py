@@ -10,10 +10,11 @@ from typing import Any, BinaryIO
 
 from imgbuild.build.bases import Bases, Lookup
 from imgbuild.build.context import open_context
-from imgbuild.build.contexts import Contexts, Remote, Tree
+from imgbuild.build.contexts import Contexts, Tree
 from imgbuild.build.engine import BuildInputs, Built, build_image
 from imgbuild.build.places import tree_places
 from imgbuild.build.platforms import host_platform
+from imgbuild.build.remotes import Remotes
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import UnreachableError
@@ -33,11 +34,11 @@ def no_pull(reference: Reference, _platform: Platform) -> Descriptor:
     raise UnreachableError(f"no registry in this test: {reference}")
 
 
-def no_network(source: object) -> Any:
-    raise UnreachableError(f"no network in this test: {source}")
+def no_network() -> Any:
+    raise AssertionError("nothing is fetched in this test")
 
 
-NOWHERE = Remote(no_network, no_network)
+NOWHERE = Remotes(no_network, no_network)
 
 
 def build(
@@ -52,7 +53,7 @@ def build(
     pull: Callable[[Reference, Platform], Descriptor] = no_pull,
     dockerfile_path: Path | None = None,
     platform: Platform | None = None,
-    remote: Remote = NOWHERE,
+    remotes: Remotes = NOWHERE,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
@@ -60,7 +61,7 @@ def build(
     target = platform or host_platform()
     text = io.BytesIO(dockerfile.encode())
     given = BuildOptions(context, text, build_contexts=named)
-    with Contexts(given, store.paths.staging, remote) as found:
+    with Contexts(given, store.paths.staging, remotes) as found:
         plan = make_plan(
             parse(dockerfile),
             PlanOptions(
@@ -83,7 +84,8 @@ def build(
         fresh = frozenset(bases.fresh)
         time = plan.source_date_epoch if clamp is None else clamp
         return build_image(
-            plan, BuildInputs(store, rootfs, opener, events, time, no_cache, fresh, dockerfile)
+            plan,
+            BuildInputs(store, rootfs, opener, remotes, events, time, no_cache, fresh, dockerfile),
         )
 
 
