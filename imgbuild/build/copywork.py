@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from imgbuild.build.commit import LayerMaker
 from imgbuild.build.context import ContextTree
 from imgbuild.build.gathered import Gathered, Part
 from imgbuild.build.sources import Filters, close, from_context, from_image
@@ -88,6 +87,7 @@ class CopyWork:
 
     def make(self, below: Sequence[Layer]) -> Layer:
         """Make the layer, on top of `below`; raise `ContextError`."""
+        from imgbuild.build.commit import LayerMaker
         from imgbuild.build.copystep import copy_layer
 
         place, gathered = self._place, self._gather()
