@@ -143,9 +143,10 @@ def _copy_options(step: CopyStep) -> str:
         options += f", without {' '.join(step.exclude)}"
     if step.link:
         options += ", linked"
-    if step.unpack_fetched:
-        return f"{options}, unpacking archives, fetched ones too"
-    return options + (", unpacking archives" if step.unpack else "")
+    local = step.unpack and (not step.sources or any(isinstance(s, str) for s in step.sources))
+    if local or step.unpack_fetched:
+        options += ", unpacking archives"
+    return options + (", fetched ones too" if local and step.unpack_fetched else "")
 
 
 def _mode_text(chmod: int | str) -> str:
