@@ -28,7 +28,8 @@ from imgbuild.plan.unused import unused_arguments
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
-    from imgbuild.build.fetch import Web
+    from imgbuild.build.fetch import UrlFetcher, Web
+    from imgbuild.build.git import GitFetcher
     from imgbuild.build.remotes import Remotes
 
 # BuildKit refuses a larger one as well (frontend/dockerui, maxDockerfileSize is not documented).
@@ -97,13 +98,21 @@ def prepare(
 
 
 def _open_remotes(options: BuildOptions, store: Store, lent: Lent) -> "Remotes":
-    from imgbuild.build.fetch import UrlFetcher
-    from imgbuild.build.remotes import Remotes, no_repositories
+    from imgbuild.build.remotes import Remotes
 
-    return Remotes(
-        lambda: UrlFetcher(store, lent.open_web, lent.secrets, options.download_limit),
-        no_repositories,
-    )
+    def files() -> "UrlFetcher":
+        from imgbuild.build.fetch import UrlFetcher
+
+        return UrlFetcher(store, lent.open_web, lent.secrets, options.download_limit)
+
+    def repositories() -> "GitFetcher":
+        from imgbuild.build.git import GitFetcher
+
+        return GitFetcher(
+            store, lent.secrets, registry=options.registry, search_path=options.search_path
+        )
+
+    return Remotes(files, repositories)
 
 
 def plan_options(options: BuildOptions, proxies: Mapping[str, str]) -> PlanOptions:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol, assert_never
+from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.fetch import FetchedFile
-from imgbuild.errors import DockerfileError
 from imgbuild.plan.model import GitSource, RemoteSource, UrlSource
+
+if TYPE_CHECKING:
+    from imgbuild.build.fetch import FetchedFile
 
 # The folder of a fetched file has no other, whatever it is called.
 _ONLY_FILE = "*"
@@ -37,7 +38,7 @@ class Checkout(Protocol):
 class Files(Protocol):
     """Fetches files; `fetch.UrlFetcher` does."""
 
-    def fetch(self, source: UrlSource) -> FetchedFile: ...
+    def fetch(self, source: UrlSource) -> "FetchedFile": ...
     def close(self) -> None: ...
 
 
@@ -78,11 +79,3 @@ class Remotes:
                 return Opened(ContextTree(found.folder), _EVERYTHING, identity)
             case _:
                 assert_never(source)
-
-
-def no_repositories() -> Repositories:
-    """Refuse ADD of git repositories."""
-    raise DockerfileError(
-        "ADD of a git repository is not supported yet",
-        hint="fetch it before the build, or with a RUN",
-    )

@@ -9,7 +9,9 @@ layers/steps/              trees of running steps, each named after the session 
 downloads/KEY/NAME         files that ADD fetched, disposable
 cache.sqlite               step cache and memos, disposable
 locks/                     `store` (builders share it), `names`, `downloads`, `sessions/` (one a process)
-tmp/files/                 files that are being written, named likewise
+git/KEY/                   mirrors of git repositories, disposable; git/KEY.lock is held by who uses one
+git/known_hosts            keys of SSH servers as they first showed them
+tmp/files/                 files and folders that are being written or used, named likewise
 """
 
 from pathlib import Path
@@ -54,6 +56,14 @@ class StorePaths:
     @property
     def trees(self) -> Path:
         return self.root / "layers"
+
+    @property
+    def mirrors(self) -> Path:
+        return self.root / "git"
+
+    @property
+    def learned_hosts(self) -> Path:
+        return self.mirrors / "known_hosts"
 
     @property
     def staging(self) -> Path:
@@ -109,5 +119,5 @@ class StorePaths:
 
     def top_level(self) -> frozenset[str]:
         """Names that may stand in a store whose making was cut short."""
-        fixed = {"version", "oci-layout", "index.json", "blobs", "indexes", "layers"}
+        fixed = {"version", "oci-layout", "index.json", "blobs", "indexes", "layers", "git"}
         return frozenset(fixed | {"downloads", "locks", "tmp", "cache.sqlite"})

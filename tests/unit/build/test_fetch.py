@@ -10,7 +10,8 @@ import pytest
 
 from imgbuild.build.engine import Built
 from imgbuild.build.fetch import FetchedFile, UrlFetcher, file_name, parse_time
-from imgbuild.build.remotes import Remotes, no_repositories
+from imgbuild.build.git import GitFetcher
+from imgbuild.build.remotes import Remotes
 from imgbuild.build.secrets import Secrets
 from imgbuild.errors import (
     ContextError,
@@ -69,7 +70,7 @@ def add(store: Store, tmp_path: Path) -> Add:
 
     def add(line: str, **given: Any) -> Built:
         def remotes() -> Remotes:
-            return Remotes(lambda: fetcher(store), no_repositories)
+            return Remotes(lambda: fetcher(store), lambda: GitFetcher(store, Secrets()))
 
         return build(store, context, f"FROM scratch\n{line}\n", open_remotes=remotes, **given)
 
