@@ -125,6 +125,8 @@ class GitFetcher:
 
     def _program(self) -> Git:
         if self._git is None:
+            with explained("write to the store"):
+                self._store.paths.mirrors.mkdir(0o700, exist_ok=True)
             self._git = Git(self._search_path, self._new_folder(0o700))
         return self._git
 

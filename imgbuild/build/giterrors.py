@@ -1,7 +1,7 @@
 """What git said, turned into errors that tell what to do."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from imgbuild.build.gitcommand import GitFailedError, RemoteFailedError
 from imgbuild.build.gitremote import Remote, without_login
@@ -17,7 +17,10 @@ _DAMAGED = re.compile(
 _HIDDEN = "xxxxx"
 _PRIVATE = (
     "see that the address is right; for a private repository give a token: "
-    "--secret id=GIT_AUTH_TOKEN,env=NAME (or GIT_AUTH_TOKEN.{host} for this server alone)"
+    "--secret id=GIT_AUTH_TOKEN.{host},env=NAME"
+)
+_NOT_TAKEN = (
+    "see that the address is right, and that the secret is valid and may read the repository"
 )
 _AWAY = (
     "see that {host} can be reached from here, and try again; "
@@ -65,7 +68,7 @@ def is_damage(failure: GitFailedError) -> bool:
 
 
 def explained_failure(
-    failure: GitFailedError, remote: Remote, private: Iterable[str]
+    failure: GitFailedError, remote: Remote, private: Sequence[str]
 ) -> ImgbuildError:
     """Return the error of a command that worked with `remote`; none of `private` is in it."""
     doing = "fetch" if isinstance(failure, RemoteFailedError) else "checkout"
@@ -77,13 +80,13 @@ def explained_failure(
             hint="free some space, or choose a store on another disk with --store",
         )
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, said)), None)
-    return ContextError(
-        f"{action}: {_reason(failure, private)}",
-        hint=hint.replace("{host}", remote.host) if hint else None,
-    )
+    if hint == _PRIVATE and private:
+        hint = _NOT_TAKEN
+    text = f"{action}: {_reason(failure, private)}"
+    return ContextError(text, hint=hint.replace("{host}", remote.host) if hint else None)
 
 
-def _reason(failure: GitFailedError, private: Iterable[str]) -> str:
+def _reason(failure: GitFailedError, private: Sequence[str]) -> str:
     if failure.status < 0:
         return f"git was ended by signal {-failure.status}"
     lines = [line.strip() for line in failure.said.splitlines() if line.strip()]

@@ -35,7 +35,6 @@ _NOT_GIVEN = re.compile(
     r"not our ref|unadvertised object|not advertised|no such remote ref|couldn't find remote ref"
 )
 INDEX = "checkout.index"
-_NAMED = "refs/named"
 _ALL = ("+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*")
 
 
@@ -76,19 +75,12 @@ class Mirror:
         return commit
 
     def _fetch(self, found: Found, connection: Connection) -> None:
-        spec = f"{found.object}:{ref_of(found.object)}"
         try:
-            self._fetch_shallow(spec, connection)
+            self._fetch_shallow(f"{found.object}:{ref_of(found.object)}", connection)
         except GitFailedError as failure:
             if not _NOT_GIVEN.search(failure.said):
                 raise
-        else:
-            return
-        if found.name:
-            self._fetch_shallow(f"{found.name}:{_NAMED}", connection)
-            if self._is_there(found.object):
-                return
-        self._fetch_all(found.object, connection)
+            self._fetch_all(found.object, connection)
 
     def _fetch_shallow(self, spec: str, connection: Connection) -> None:
         try:
@@ -99,19 +91,14 @@ class Mirror:
             connection.run(_FETCH, spec, place=self.place)
 
     def _fetch_all(self, name: str, connection: Connection) -> None:
-        """Fetch all branches and tags: the only way to a commit on some servers."""
+        """Fetch all branches and tags: the only way to some commits on some servers."""
         deepen = ["--unshallow"] if (self.git_dir / "shallow").exists() else []
         connection.run([*_FETCH, "--prune", *deepen], *_ALL, place=self.place)
-        self._is_there(name)
-
-    def _is_there(self, name: str) -> bool:
-        """Tell whether an object is in what was just fetched by other names, and mark it."""
         try:
             self._git.run("cat-file", "-e", f"{name}^{{commit}}", place=self.place)
         except GitFailedError:
-            return False
+            return
         self._git.run("update-ref", ref_of(name), name, place=self.place)
-        return True
 
 
 @contextmanager
@@ -121,10 +108,7 @@ def opened(store: Store, git: Git, url: str, algorithm: str) -> Iterator[Mirror]
     `algorithm` is that of object names, `sha1` or `sha256`. Raises `StoreLockedError` when
     another process uses it for half an hour.
     """
-    folder = store.paths.mirrors
-    git_dir = folder / sha256(f"{algorithm} {url}".encode()).hexdigest()
-    with explained("write to the store"):
-        folder.mkdir(0o700, exist_ok=True)
+    git_dir = store.paths.mirrors / sha256(f"{algorithm} {url}".encode()).hexdigest()
     lock = git_dir.with_suffix(".lock")
     session = store.session()
     with locked(lock, seconds=_PATIENCE, sessions=store.paths.sessions, own=session.name) as handle:

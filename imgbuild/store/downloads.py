@@ -101,14 +101,6 @@ class Downloads:
                 sync_directory(folder)
         return folder
 
-    def clear(self) -> None:
-        """Remove all files."""
-        from shutil import rmtree
-
-        with explained("empty the store"):
-            if self._paths.downloads.is_dir():
-                rmtree(self._paths.downloads)
-
     def _content(self, fd: int, key: "FileKey") -> Digest:
         raw = self._cache.get_many([key]).get(key)
         if raw is None:

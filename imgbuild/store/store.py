@@ -206,9 +206,9 @@ class Store:
             self.cache.clear()
             _empty_of_files(self.paths.blobs)
             _empty_of_files(self.paths.indexes)
-            with explained("remove git mirrors"):
+            with explained("remove what was fetched"):
+                _remove(self.paths.downloads)
                 _remove(self.paths.mirrors)
-            self.downloads.clear()
             remove_trees()
             if left := os.listdir(self.paths.trees):
                 raise StoreError(f"cannot remove {self.paths.trees / left[0]}")

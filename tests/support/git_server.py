@@ -8,7 +8,7 @@ import os
 import ssl
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -106,7 +106,8 @@ class Asked:
 class GitServer:
     """Serve the repositories in `root`; with `token`, to those alone who send it.
 
-    `redirects` maps beginnings of paths to where they are sent on to.
+    `redirects` maps beginnings of paths to where they are sent on to. Without `any_commit` only
+    what has a name is given out. `hook` is called before a request is answered.
     """
 
     root: Path
@@ -115,6 +116,7 @@ class GitServer:
     tls: ssl.SSLContext | None = None
     redirects: dict[str, str] = field(default_factory=dict)
     any_commit: bool = True
+    hook: Callable[[], None] = lambda: None
     asked: list[Asked] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -177,6 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
         server, sent = self._git, self.headers.get("Authorization")
         body = self._body()
         server.asked.append(Asked(self.command, self.path, sent))
+        server.hook()
         for start, target in server.redirects.items():
             if self.path.startswith(start):
                 self._send(302, {"Location": target + self.path.removeprefix(start)}, b"")
