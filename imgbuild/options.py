@@ -63,7 +63,7 @@ class BuildOptions:
     """Everything a build can be told.
 
     `context` is a folder, the text of a URL or git repository, or an open file with a tar or a
-    Dockerfile. `dockerfile` is a path, or an open file; it defaults to `Dockerfile` (then
+    Dockerfile. `dockerfile` is a path, a URL or an open file; it defaults to `Dockerfile` (then
     `dockerfile`) in the context. `build_contexts` maps a name of FROM or COPY --from to a source
     (`oci-layout://`, `docker-image://`, `host://`, a directory, a URL or a git repository). `source_date_epoch` clamps newer times of what the build makes,
     in seconds since 1970, and is the build argument SOURCE_DATE_EPOCH unless `build_args` has
@@ -73,7 +73,7 @@ class BuildOptions:
     """
 
     context: Path | str | BinaryIO
-    dockerfile: Path | BinaryIO | None = None
+    dockerfile: Path | str | BinaryIO | None = None
     tags: tuple[str, ...] = ()
     build_args: Mapping[str, str] = field(default_factory=dict)
     build_contexts: Mapping[str, str] = field(default_factory=dict)

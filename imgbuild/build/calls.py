@@ -93,4 +93,4 @@ def _parse(question: Question, events: EventSink) -> tuple[Dockerfile, Linter]:
 def _dry_plan(question: Question, dockerfile: Dockerfile, watch: Watch) -> BuildPlan:
     options = plan_options(question.options, question.proxies)
     resolve = Bases(question.lookup).resolve
-    return make_plan(dockerfile, options, resolve, watch, question.contexts.time)
+    return make_plan(dockerfile, options, resolve, watch, question.contexts)

@@ -13,7 +13,8 @@ from imgbuild.build.remotes import Remotes
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.layer.entry import Entry
 from imgbuild.options import BuildOptions
-from imgbuild.plan.model import GitSource, UrlSource
+from imgbuild.plan.fetching import redacted
+from imgbuild.plan.model import GitSource, RemoteSource, UrlSource
 from imgbuild.snapshot.view import RootView
 from imgbuild.store.store import Store
 
@@ -97,15 +98,31 @@ class Contexts:
             return open_context(place, None if name else self.definition().place)
         return self._remote_one(name, place).tree
 
-    def time(self, name: str) -> int | None:
+    def context_time(self, name: str) -> int | None:
         """Return when the content of a context is from, in seconds since 1970; None for a folder."""
         place = self._place(name)
         return None if isinstance(place, Path) else self._remote_one(name, place).time
+
+    def source_time(self, source: RemoteSource) -> int | None:
+        """Return when what ADD names is from, in seconds since 1970; raise what fetching raises."""
+        match source:
+            case GitSource():
+                return self.remotes.checkout(source).commit_time
+            case UrlSource():
+                file, found = self._fetched(source)
+                with file:
+                    return _time_of(found, file)
+            case _:
+                assert_never(source)
 
     # --- below here nothing is public
 
     def _read_definition(self) -> Definition:
         asked = self._asked
+        if isinstance(asked, str):
+            file, found = self._fetched(UrlSource(asked))
+            with file:
+                return read_stream(file, os.fsdecode(found.name), redacted(asked))
         if asked is not None and not isinstance(asked, Path):
             return read_stream(asked, "Dockerfile", "that was given as a file")
         if isinstance(self._main, Path):
@@ -135,8 +152,13 @@ class Contexts:
             case GitSource():
                 return self._from_repository(name, place)
             case UrlSource():
-                file = self._fetched(place)
-                return self._as_file(place, *file) if name else self._from_url(place, *file)
+                file, found = self._fetched(place)
+                with ExitStack() as guard:
+                    guard.callback(file.close)
+                    make = self._as_file if name else self._from_url
+                    opened = make(place, file, found)
+                    guard.pop_all()  # by now the tree closes it, or it is closed
+                    return opened
             case _:
                 assert_never(place)
 
@@ -164,7 +186,7 @@ class Contexts:
             source = GitSource(source.repository, keep_git_dir=True)
         found = self.remotes.checkout(source)
         # As in BuildKit, ignore files are for folders of the caller.
-        shown = source.repository.remote
+        shown = redacted(source.repository.remote)
         tree = ContextTree(found.folder, where=f"the repository {shown}")
         tree.identity = repr((source, found.commit))
         return _Opened(tree, found.commit_time, shown)
@@ -177,28 +199,36 @@ class Contexts:
     def _from_url(self, source: UrlSource, file: BinaryIO, found: "FetchedFile") -> _Opened:
         from imgbuild.build.tarcontext import Peeked, open_archive
 
-        peeked = Peeked(file, source.url)
+        shown = redacted(source.url)
+        peeked = Peeked(file, shown)
         if peeked.is_archive:
             with file:
-                tree = open_archive(peeked, source.url, self._scratch)
+                tree = open_archive(peeked, shown, self._scratch)
             time = found.modified if found.modified is not None else tree.newest
-            return _Opened(tree, time, source.url)
-        _check_text(peeked.head, source.url)
-        text = read_stream(peeked, os.fsdecode(found.name), source.url)
+            return _Opened(tree, time, shown)
+        _check_text(peeked.head, shown)
+        text = read_stream(peeked, os.fsdecode(found.name), shown)
         return self._as_file(source, file, found)._replace(definition=text)
 
     def _as_file(self, source: UrlSource, file: BinaryIO, found: "FetchedFile") -> _Opened:
         """Return a context that holds one file: what a named URL is in BuildKit, archives included."""
-        from imgbuild.build.tarcontext import IndexedTree, newest_inside
+        from imgbuild.build.tarcontext import IndexedTree
 
         size = os.fstat(file.fileno()).st_size
         entry = Entry(_FILE, "file", 0o600, mtime=found.modified or 0, size=size)
-        tree = IndexedTree([entry._replace(digest=found.digest)], file, source.url)
-        time = found.modified
-        if time is None:
-            with tree.open(_FILE) as stream:
-                time = newest_inside(stream)
-        return _Opened(tree, time, source.url)
+        shown = redacted(source.url)
+        tree = IndexedTree([entry._replace(digest=found.digest)], file, shown)
+        with tree.open(_FILE) as stream:
+            return _Opened(tree, _time_of(found, stream), shown)
+
+
+def _time_of(found: "FetchedFile", stream: BinaryIO) -> int | None:
+    """Return when a fetched file is from: by its server, else the newest file of an archive."""
+    if found.modified is not None:
+        return found.modified
+    from imgbuild.build.tarcontext import newest_inside
+
+    return newest_inside(stream)
 
 
 def _is_stdin(stream: BinaryIO) -> bool:

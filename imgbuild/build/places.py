@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imgbuild.errors import ContextError, DockerfileError, UsageError
+from imgbuild.plan.fetching import redacted
 from imgbuild.plan.gitref import parse_git_ref
 from imgbuild.plan.model import GitSource, UrlSource
 
@@ -14,7 +15,7 @@ LAYOUT = "oci-layout://"
 IMAGE = "docker-image://"
 HOST = "host://"
 _IMAGES = (LAYOUT, IMAGE, HOST)
-_URL = ("http://", "https://")
+URL = ("http://", "https://")
 # What is left of a URL that was made a path.
 _BROKEN_URL = re.compile(r"(https?|git|ssh):/[^/]")
 
@@ -32,10 +33,10 @@ def find_place(text: str) -> Place | None:
     try:
         repository = parse_git_ref(text)
     except DockerfileError as error:
-        raise UsageError(f"{text}: {error.message}", hint=error.hint) from None
+        raise UsageError(f"{redacted(text)}: {error.message}", hint=error.hint) from None
     if repository is not None:
         return GitSource(repository)
-    return UrlSource(text) if text.startswith(_URL) else None
+    return UrlSource(text) if text.startswith(URL) else None
 
 
 def main_place(text: str) -> Place:
@@ -67,7 +68,8 @@ def tree_places(contexts: Mapping[str, str]) -> dict[str, Place]:
             continue
         place = find_place(value)
         if place is None:
-            raise UsageError(f"--build-context {name}={value}: {_what_is_wrong(value)}", hint=_HINT)
+            shown = f"--build-context {name}={redacted(value)}"
+            raise UsageError(f"{shown}: {_what_is_wrong(value)}", hint=_HINT)
         found[name] = place
     return found
 

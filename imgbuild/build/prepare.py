@@ -49,7 +49,7 @@ def prepare(
     lookup = Lookup(store, options.build_contexts, pull, events, options.search_path, options.pull)
     bases = Bases(lookup)
     checks = plan_checks(linter, contexts.ignored)
-    plan = make_plan(dockerfile, settled, bases.resolve, checks, contexts.time)
+    plan = make_plan(dockerfile, settled, bases.resolve, checks, contexts)
     linter.finish()
     if options.build_args and (unused := unused_arguments(options.build_args, dockerfile, plan)):
         events(Notice(f"no ARG declares these build arguments: {', '.join(unused)}"))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from imgbuild.build.places import URL
 from imgbuild.errors import UsageError
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
 from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, SshAgent
@@ -101,7 +102,7 @@ def _context(value: Any) -> Any:
 
 
 def _dockerfile(value: Any) -> Any:
-    if value is None or _is_file(value):
+    if value is None or _is_file(value) or str(value).startswith(URL):
         return value
     if str(value) == "-":
         raise UsageError(

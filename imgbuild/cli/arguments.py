@@ -51,8 +51,8 @@ def plan_options(function: F) -> F:
             "--file",
             "dockerfile",
             metavar="PATH",
-            type=click.Path(path_type=Path),
-            help="The Dockerfile (default: Dockerfile in the context); - is standard input.",
+            type=click.Path(path_type=str),
+            help="The Dockerfile, or its URL (default: Dockerfile in the context); - is standard input.",
         ),
         click.option(
             "--build-arg",
@@ -135,7 +135,7 @@ def size(text: str, flag: str) -> int:
 def build_fields(
     *,
     context: str,
-    dockerfile: Path | None,
+    dockerfile: str | None,
     build_args: tuple[str, ...],
     build_contexts: tuple[str, ...],
     labels: tuple[str, ...],
@@ -159,7 +159,7 @@ def build_fields(
         rest["download_limit"] = size(download_limit, "--download-limit")
     return {
         "context": environment.standard_input() if context == "-" else context,
-        "dockerfile": environment.standard_input() if str(dockerfile) == "-" else dockerfile,
+        "dockerfile": environment.standard_input() if dockerfile == "-" else dockerfile,
         "build_args": given,
         "build_contexts": pairs(build_contexts, "--build-context", "NAME=SOURCE"),
         # As with docker, a label without a value is an empty one.

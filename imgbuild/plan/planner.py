@@ -15,7 +15,7 @@ from imgbuild.errors import DockerfileError, ImgbuildError, RegistryError, Usage
 from imgbuild.oci.config import ImageConfig
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import parse_reference
-from imgbuild.plan.epoch import ContextTime, settle_epoch
+from imgbuild.plan.epoch import NO_TIMES, Times, settle_epoch
 from imgbuild.plan.fold import Config, scratch_config
 from imgbuild.plan.graph import SCRATCH, Graph, Node
 from imgbuild.plan.missing import explain_missing
@@ -54,14 +54,14 @@ def make_plan(
     options: PlanOptions,
     resolve_base: ResolveBase,
     watch: Watch = NOBODY,
-    context_time: ContextTime = lambda _name: None,
+    times: Times = NO_TIMES,
 ) -> BuildPlan:
     """Return what building `dockerfile` means.
 
     `resolve_base` is called once for each image and platform that the target needs: with the name
     of a --build-context where one applies, else with the name as FROM or COPY --from has it.
-    `watch` is told of everything as it is come to. `context_time` is asked where
-    SOURCE_DATE_EPOCH names a context.
+    `watch` is told of everything as it is come to. `times` is asked where
+    SOURCE_DATE_EPOCH names a context or a stage.
     Raises `DockerfileError`, and what `resolve_base` raises, with the place added.
     """
     if not dockerfile.stages:
@@ -70,7 +70,7 @@ def make_plan(
             hint="start it with FROM, e.g. FROM debian:bookworm-slim",
             source=dockerfile.source,
         )
-    return _Planner(dockerfile, options, resolve_base, watch, context_time).plan()
+    return _Planner(dockerfile, options, resolve_base, watch, times).plan()
 
 
 class _Planner:
@@ -80,7 +80,7 @@ class _Planner:
         options: PlanOptions,
         resolve_base: ResolveBase,
         watch: Watch,
-        context_time: ContextTime,
+        times: Times,
     ) -> None:
         given: Mapping[str, str] = {**options.proxies, **options.build_args}
         name = options.target or dockerfile.stages[-1].from_.name or ""
@@ -94,7 +94,7 @@ class _Planner:
         arguments = global_arguments(dockerfile, given, predefined)
         watch.begin(dockerfile, options, arguments, predefined)
         find = partial(self._contexts.find, platform=options.platform)
-        self._arguments, self._epoch = settle_epoch(dockerfile, arguments, find, context_time)
+        self._arguments, self._epoch = settle_epoch(dockerfile, arguments, find, times)
         self._graph = Graph(dockerfile, self._arguments, options, self._contexts)
         self._images: dict[tuple[str, Platform], BaseImage] = {}
         self._bases: dict[int, BaseImage] = {}

@@ -72,7 +72,7 @@ def build(
                 **options,
             ),
             bases.resolve,
-            context_time=found.time,
+            times=found,
         )
 
         def opener(name: str) -> Tree:
