@@ -1,7 +1,5 @@
 """An SSH agent of our own for the keys that --ssh names: it lives as long as the build."""
 
-import contextlib
-import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -11,9 +9,8 @@ from imgbuild.errors import UsageError
 
 _LARGEST_KEY = 100 << 10
 _SECONDS = 20
-# The agent ends with the command that it starts: when this process is killed, the pipe that `cat`
-# reads from is closed, and both are gone.
-_HOLD = 'echo "$SSH_AGENT_PID" && exec cat >/dev/null'
+# When this process ends, however it ends, the pipe that `cat` reads from is closed.
+_HOLD = '"$1" -D -a "$2" & cat >/dev/null; kill $!; wait $!'
 
 
 def check_key(name: str, path: Path) -> None:
@@ -41,7 +38,6 @@ class KeyAgent:
         self._search_path = search_path
         self._folder = tempfile.TemporaryDirectory(prefix="imgbuild-ssh-")
         self.socket = Path(self._folder.name) / "agent"
-        self._pid = 0
         self._holder: subprocess.Popen[bytes] | None = None
         try:
             self._start()
@@ -53,25 +49,26 @@ class KeyAgent:
 
     def close(self) -> None:
         """End the agent and forget its keys."""
-        if self._pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, 15)
-            self._pid = 0
         if self._holder is not None:
             self._holder.communicate()
             self._holder = None
         self._folder.cleanup()
 
     def _start(self) -> None:
-        command = [self._program("ssh-agent"), "-a", str(self.socket), "/bin/sh", "-c", _HOLD]
+        command = ["/bin/sh", "-c", _HOLD, "sh", self._program("ssh-agent"), str(self.socket)]
         self._holder = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command,
+            env={},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # An interrupt from the terminal is for this process, which then closes the pipe.
+            start_new_session=True,
         )
         assert self._holder.stdout is not None  # noqa: S101  it is a pipe
-        line = self._holder.stdout.readline().strip()
-        if not line.isdigit():
+        # Said once it listens.
+        if not self._holder.stdout.readline().startswith(b"SSH_AUTH_SOCK="):
             raise UsageError(f"--ssh {self._name}: ssh-agent did not start", hint="try it by hand")
-        self._pid = int(line)
 
     def _add(self, key: Path) -> None:
         # Nothing may ask for a passphrase: there is nobody to answer, or it would be another prompt

@@ -12,7 +12,7 @@ _REMOTE = re.compile(r"[a-zA-Z0-9]+://|[a-zA-Z0-9_-]+@")
 _URL = ("http://", "https://")
 _USER = re.compile(r"""(?<![^\s"'])([a-zA-Z0-9+.-]+://)([^/?#\s"']*)@""")
 _HEX = re.compile(r"[0-9a-f]*")
-_ALGORITHM = re.compile(r"[A-Za-z0-9]+(?:[+._-][A-Za-z0-9]+)*:[0-9a-fA-F]{32,}")
+_DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _SHA256 = 64
 
 
@@ -86,8 +86,8 @@ def _check_digest(text: str) -> None:
     if not colon or not algorithm or not encoded:
         raise DockerfileError("invalid checksum digest format", hint=hint)
     if algorithm != "sha256":
-        known = algorithm in {"sha384", "sha512"} or _ALGORITHM.fullmatch(text)
-        reason = "unsupported digest algorithm" if known else "invalid checksum digest format"
+        is_digest = _DIGEST.fullmatch(text)
+        reason = "unsupported digest algorithm" if is_digest else "invalid checksum digest format"
         raise DockerfileError(reason, hint=hint)
     if len(encoded) != _SHA256:
         raise DockerfileError("invalid checksum digest length", hint=hint)
