@@ -38,7 +38,8 @@ def no_network() -> Any:
     raise AssertionError("nothing is fetched in this test")
 
 
-NOWHERE = Remotes(no_network, no_network)
+def no_remotes() -> Remotes:
+    return Remotes(no_network, no_network)
 
 
 def build(
@@ -53,7 +54,7 @@ def build(
     pull: Callable[[Reference, Platform], Descriptor] = no_pull,
     dockerfile_path: Path | None = None,
     platform: Platform | None = None,
-    remotes: Remotes = NOWHERE,
+    open_remotes: Callable[[], Remotes] = no_remotes,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
@@ -61,7 +62,7 @@ def build(
     target = platform or host_platform()
     text = io.BytesIO(dockerfile.encode())
     given = BuildOptions(context, text, build_contexts=named)
-    with Contexts(given, store.paths.staging, remotes) as found:
+    with open_remotes() as remotes, Contexts(given, store.paths.staging, remotes) as found:
         plan = make_plan(
             parse(dockerfile),
             PlanOptions(

@@ -60,7 +60,6 @@ class World:
     def close(self) -> None:
         pass
 
-    @property
     def remotes(self) -> Remotes:
         return Remotes(lambda: self, lambda: self)
 
@@ -76,7 +75,7 @@ def opened(store: Store, world: World) -> Any:
 
     def open_contexts(context: Any, **fields: Any) -> Contexts:
         options = BuildOptions(context, **fields)
-        made.append(Contexts(options, store.paths.staging, world.remotes))
+        made.append(Contexts(options, store.paths.staging, world.remotes()))
         return made[-1]
 
     yield open_contexts
@@ -186,7 +185,7 @@ def test_a_dockerfile_behind_a_url(store: Store, world: World, opened: Open) -> 
     world.files[URL] = TEXT, 77
     contexts = opened(URL)
     assert contexts.definition() == ("it", TEXT, None)
-    built = build(store, URL, "FROM scratch\nCOPY . /\n", remotes=world.remotes)
+    built = build(store, URL, "FROM scratch\nCOPY . /\n", open_remotes=world.remotes)
     (found,) = members(store, built)
     assert (found.name, found.mode, found.mtime, found.uid) == ("context", 0o600, 77, 0)
     assert content(store, built, "context") == TEXT
@@ -202,10 +201,10 @@ def test_a_url_with_nothing_of_use(data: bytes, world: World, opened: Open) -> N
 def test_errors_hide_what_is_in_a_url(store: Store, world: World) -> None:
     world.files[URL] = archive(member(b"x")), None
     with pytest.raises(ContextError, match="not found") as caught:
-        build(store, URL, "FROM scratch\nCOPY y /\n", remotes=world.remotes)
+        build(store, URL, "FROM scratch\nCOPY y /\n", open_remotes=world.remotes)
     assert caught.value.hint == f"paths are relative to {SHOWN}"
     with pytest.raises(UsageError) as wrong:
-        Contexts(BuildOptions(f"{GIT}?a=b"), store.paths.staging, world.remotes)
+        Contexts(BuildOptions(f"{GIT}?a=b"), store.paths.staging, world.remotes())
     assert "secret" not in str(wrong.value)
 
 
@@ -222,7 +221,7 @@ def test_a_repository(store: Store, world: World, opened: Open) -> None:
     assert isinstance(asked, GitSource)
     assert (asked.repository.ref, asked.repository.subdir) == ("main", "sub")
     with pytest.raises(ContextError, match="not found") as caught:
-        build(store, GIT, "FROM scratch\nCOPY y /\n", remotes=world.remotes)
+        build(store, GIT, "FROM scratch\nCOPY y /\n", open_remotes=world.remotes)
     assert caught.value.hint == (
         "paths are relative to the repository https://xxxxx:xxxxx@example.com/team/app.git"
     )
@@ -244,9 +243,9 @@ def test_the_git_dir_is_kept_on_demand(value: str, kept: bool, world: World, ope
 
 def test_a_checkout_that_did_not_change_is_cached(store: Store, world: World) -> None:
     (world.repository / "x").write_text("x")
-    first = build(store, GIT, TEXT.decode(), remotes=world.remotes)
+    first = build(store, GIT, TEXT.decode(), open_remotes=world.remotes)
     os.utime(world.repository / "x", (5, 5))
-    again = build(store, GIT, TEXT.decode(), remotes=world.remotes)
+    again = build(store, GIT, TEXT.decode(), open_remotes=world.remotes)
     assert [step.verdict for step in (*first.steps, *again.steps)] == ["done", "cached"]
 
 
@@ -258,7 +257,7 @@ def test_a_named_url_is_one_file(store: Store, world: World) -> None:
     data = gzip.compress(archive(member(b"inside")))
     world.files[URL] = data, None
     text = "FROM scratch\nCOPY --from=u . /d/\nCOPY --from=u context /f\n"
-    built = build(store, io.BytesIO(b"-"), text, contexts={"u": URL}, remotes=world.remotes)
+    built = build(store, io.BytesIO(b"-"), text, contexts={"u": URL}, open_remotes=world.remotes)
     assert names(store, built, 0) == ["d", "d/context"]
     assert content(store, built, "f", 1) == data
 
@@ -276,7 +275,7 @@ def test_named_folders_have_their_own_ignore_file(store: Store, tmp_path: Path) 
 
 def test_unused_contexts_are_not_asked_for(store: Store, world: World) -> None:
     contexts = {"u": URL, "g": GIT, "i": "docker-image://nowhere.example/x", "l": "oci-layout:///x"}
-    build(store, GIT, "FROM scratch\nLABEL a=b\n", contexts=contexts, remotes=world.remotes)
+    build(store, GIT, "FROM scratch\nLABEL a=b\n", contexts=contexts, open_remotes=world.remotes)
     assert world.asked == []
 
 
@@ -285,21 +284,21 @@ def test_from_a_repository_makes_an_image_of_it(store: Store, world: World, cont
     (world.repository / "d/x").write_text("x")
     (context / "own").write_text("o")
     text = "FROM g\nCOPY own /own\n"
-    built = build(store, context, text, contexts={"g": GIT}, remotes=world.remotes)
+    built = build(store, context, text, contexts={"g": GIT}, open_remotes=world.remotes)
     assert names(store, built, 0) == ["d", "d/x"]
     assert names(store, built, 1) == ["own"]
     document = config(store, built)
     assert document["config"]["WorkingDir"] == "/"
     assert document["config"]["Env"][0].startswith("PATH=")
     assert len(document["history"]) == 2
-    again = build(store, context, text, contexts={"g": GIT}, remotes=world.remotes)
+    again = build(store, context, text, contexts={"g": GIT}, open_remotes=world.remotes)
     assert [step.verdict for step in again.steps] == ["cached", "cached"]
 
 
 def test_from_an_image_that_a_context_replaces(store: Store, world: World) -> None:
     (world.repository / "x").write_text("x")
     text = "FROM docker.io/library/alpine:latest\n"
-    built = build(store, GIT, text, contexts={"alpine": GIT}, remotes=world.remotes)
+    built = build(store, GIT, text, contexts={"alpine": GIT}, open_remotes=world.remotes)
     assert names(store, built) == ["x"]
     empty = build(store, GIT, text, contexts={"alpine": "docker-image://scratch"})
     assert empty.layers == ()
@@ -314,7 +313,7 @@ def epoch(store: Store, world: World, context: Any, value: str, **options: Any) 
         "text", "FROM scratch\nARG SOURCE_DATE_EPOCH\nENV at=$SOURCE_DATE_EPOCH\nWORKDIR /w\n"
     )
     built = build(
-        store, context, text, remotes=world.remotes,
+        store, context, text, open_remotes=world.remotes,
         build_args={"SOURCE_DATE_EPOCH": value}, **options,
     )  # fmt: skip
     document = config(store, built)
