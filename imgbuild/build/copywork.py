@@ -52,7 +52,10 @@ class CopyWork:
 
     def expect_reading(self) -> None:
         """Say that `make` comes first, whatever the sources hold."""
-        if isinstance(self._step.source, ContextSource):
+        step = self._step
+        # Several trees are not read ahead.
+        local = all(isinstance(source, str) for source in step.sources)
+        if isinstance(step.source, ContextSource) and local:
             self._place.context().expect_reading()
 
     def _known_digest(self) -> Digest | None:
