@@ -53,7 +53,10 @@ class CopyWork:
 
     def expect_reading(self) -> None:
         """Say that `make` comes first, whatever the sources hold."""
-        tree = self._place.context() if isinstance(self._step.source, ContextSource) else None
+        step = self._step
+        # Several trees are not read ahead.
+        local = all(isinstance(source, str) for source in step.sources)
+        tree = self._place.context() if isinstance(step.source, ContextSource) and local else None
         if isinstance(tree, ContextTree):
             tree.expect_reading()
 

@@ -113,7 +113,10 @@ def _check_secret(secret: Secret) -> None:
 
 
 def _too_large(name: str) -> UsageError:
-    return UsageError(f"secret {name} too big. max size 500KB", hint="COPY what is no secret")
+    return UsageError(
+        f"secret {name} too big. max size 500KB",
+        hint="a secret is a key or a token; larger files can come from a --build-context",
+    )
 
 
 def _check_agent(agent: SshAgent) -> None:

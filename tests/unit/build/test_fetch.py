@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -438,3 +440,26 @@ def test_an_archive_that_leaves_its_directory_is_refused(add: Add, web: FakeWeb)
     url = web.put("/f.tar", archive(member(b"../../x", content=b"x")))
     with pytest.raises(ContextError):
         add(f"ADD --unpack {url} /")
+
+
+def test_a_pinned_file_that_is_kept_loads_no_network(tmp_path: Path, web: FakeWeb) -> None:
+    url = web.put("/f", BODY)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/Dockerfile").write_text(
+        f"FROM scratch\nADD --checksum={digest_bytes(BODY)} {url} /\n"
+    )
+    code = f"""
+import sys
+import imgbuild
+built = imgbuild.build({str(tmp_path / "c")!r}, store={str(tmp_path / "s")!r})
+print([step.verdict for step in built.steps])
+print([n for n in "requests ssl http.client email socket".split() if n in sys.modules])
+"""
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    lines = [run.stdout.splitlines() for run in runs]
+    assert lines[0][0] == "['done']"
+    assert lines[1] == ["['cached']", "[]"]
+    assert len(web.requests) == 1
