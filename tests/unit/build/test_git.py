@@ -744,10 +744,16 @@ def test_credentials_do_not_follow_to_another_server(store: Store, tmp_path: Pat
 
 def test_credentials_follow_on_one_server(store: Store, tmp_path: Path) -> None:
     with GitServer(tmp_path / "served", token=TOKEN) as server:
-        commit = server.repository("new").commit({"file": "x\n"})
+        lib = server.repository("lib")
+        made = server.repository("new")
+        commit = made.add_submodule("sub", "../lib.git", lib.commit({"of-lib": "lib\n"}))
         server.redirects |= {"/old.git": "/middle.git", "/middle.git": server.address("new")}
         with fetching(store, {"GIT_AUTH_TOKEN": TOKEN}) as fetcher:
-            assert fetcher.checkout(source(server.address("old"))).commit == commit
+            found = fetcher.checkout(source(server.address("old"), keep=True))
+            assert found.commit == commit
+            assert (found.folder / "sub/of-lib").exists()
+            kept = Repository(found.folder)
+            assert kept.git("remote", "get-url", "origin") == server.address("old")
             server.redirects["/round.git"] = "/round.git"
             refused(fetcher, server.address("round"))
 

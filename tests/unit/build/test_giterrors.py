@@ -27,22 +27,17 @@ REMOTE = parse_remote("https://example.com/app.git")
             "see that example.com can be reached from here",
         ),
         (
-            "fatal: unable to access 'https://example.com/': server certificate verification "
-            "failed. CAfile: none CRLfile: none",
-            "unable to access 'https://example.com/': server certificate verification failed. "
-            "CAfile: none CRLfile: none",
+            "fatal: server certificate verification failed. CAfile: none CRLfile: none",
+            "server certificate verification failed. CAfile: none CRLfile: none",
             "SSL_CERT_FILE",
         ),
         (
-            "Warning: Permanently added 'h' (ED25519) to the list of known hosts.\n"
-            "git@h: Permission denied (publickey).\n"
-            "fatal: Could not read from remote repository.\n\nPlease make sure",
+            "git@h: Permission denied (publickey).\nfatal: Could not read from it.\n\nPlease",
             "git@h: Permission denied (publickey)",
             "ssh-add -l",
         ),
         (
-            "No ED25519 host key is known for h\nHost key verification failed.\n"
-            "fatal: Could not read from remote repository.",
+            "No host key is known for h\nHost key verification failed.\nfatal: Could not read it.",
             "Host key verification failed",
             "known_hosts",
         ),
