@@ -206,6 +206,31 @@ def test_a_server_that_does_not_answer(tmp_path: Path, fetcher: GitFetcher) -> N
     assert "can be reached from here" in (error.hint or "")
 
 
+def test_a_server_that_knows_nothing_of_git(
+    app: Repository, server: GitServer, fetcher: GitFetcher
+) -> None:
+    server.dumb = True
+    first = app.git("rev-parse", "HEAD")
+    commit = app.commit({"file": "two\n"})
+    app.git("gc", "-q")
+    app.git("update-server-info")
+    assert fetcher.checkout(source(f"{server.address('app')}#main")).commit == commit
+    found = fetcher.checkout(source(f"{server.address('app')}#{first}"))
+    assert (found.commit, files(found.folder)["file"]) == (first, "one\n")
+
+
+def test_through_a_proxy(app: Repository, server: GitServer, store: Store) -> None:
+    registry = RegistryOptions(proxies={"http": server.url, "no": "other.test"})
+    path = os.environ["PATH"]
+    with GitFetcher(store, Given(), registry=registry, search_path=path) as fetcher:
+        found = fetcher.checkout(source("http://git.test/app.git"))
+        assert files(found.folder)["file"] == "one\n"
+        assert server.asked[0].path.startswith("http://git.test/app.git/info/refs")
+        server.asked.clear()
+        fetcher.checkout(source(server.address("app")))
+        assert server.asked[0].path.startswith("/app.git/")
+
+
 def test_an_empty_repository(server: GitServer, fetcher: GitFetcher) -> None:
     server.repository("empty")
     error = refused(fetcher, server.address("empty"))
