@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from imgbuild.build.git import Checkout, GitFetcher
+from imgbuild.build.gitrefs import Found
 from imgbuild.errors import ContextError, ImgbuildError
 from imgbuild.options import RegistryOptions
 from imgbuild.plan.gitref import parse_git_ref
@@ -273,6 +275,18 @@ def test_a_checksum_that_does_not_match_is_told_before_anything_is_fetched(
     assert list(store.paths.mirrors.iterdir()) == []
 
 
+def test_what_a_server_says_of_a_tag_is_not_believed(
+    app: Repository, server: GitServer, fetcher: GitFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = app.git("rev-parse", "HEAD")
+    app.git("tag", "-a", "-m", "v1", "v1")
+    tag = app.git("rev-parse", "v1")
+    lie = Found(tag, "refs/tags/v1", "0123" * 10)
+    monkeypatch.setattr("imgbuild.build.git.resolve", lambda *_: lie)
+    error = refused(fetcher, f"{server.address('app')}#v1", checksum="0123")
+    assert error.message == f"expected checksum to match 0123, got {tag} or {commit}"
+
+
 def test_a_checksum_that_is_none(app: Repository, server: GitServer, fetcher: GitFetcher) -> None:
     error = refused(fetcher, server.address("app"), checksum="foobar")
     assert error.message == "invalid checksum foobar for Git URL, expected hex commit hash"
@@ -371,6 +385,7 @@ def test_a_folder_with_signs_of_patterns(server: GitServer, fetcher: GitFetcher)
     for subdir, text in (("a*", "star\n"), (":(top)", "colon\n")):
         found = fetcher.checkout(source(f"{server.address('signs')}#:{subdir}"))
         assert files(found.folder) == {"file": text}
+        assert os.listdir(found.folder.parent) == [subdir], "the others were not written"
 
 
 @pytest.mark.parametrize("subdir", ["absent", "file", "link", "link/folder", "folder/up/folder"])
@@ -795,6 +810,21 @@ def test_a_server_with_an_authority_of_its_own(store: Store, tmp_path: Path) -> 
             assert fetcher.checkout(source(server.address("app"))).commit == commit
 
 
+def test_an_encrypted_connection_stays_one(store: Store, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    registry, path = RegistryOptions(ca_file=made.ca), os.environ["PATH"]
+    with (
+        GitServer(tmp_path / "a", tls=made.server_context()) as one,
+        GitServer(tmp_path / "b") as other,
+        GitFetcher(store, Given(), registry=registry, search_path=path) as fetcher,
+    ):
+        other.repository("app").commit({"file": "x\n"})
+        one.redirects["/app.git"] = other.address("app")
+        error = refused(fetcher, one.address("app"))
+        assert "write the one you trust" in (error.hint or ""), error.message
+        assert other.asked == []
+
+
 def test_ssh_needs_an_agent(fetcher: GitFetcher) -> None:
     error = refused(fetcher, "git@example.com:group/app.git")
     assert error.message == 'no SSH key "default" forwarded from the client'
@@ -943,8 +973,13 @@ def test_a_build_that_is_killed_while_it_fetches(
     with child(tmp_path / "shared", server.address("app")) as process:
         assert reached.wait(60)
         process.send_signal(signal.SIGKILL)
-    go_on.set()
     with child(tmp_path / "shared", server.address("app")) as process:
+        # The git of the dead build lives, and works in what is kept.
+        while len(server.asked) < 6:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        assert (process.poll(), len(server.asked)) == (None, 6)
+        go_on.set()
         assert process.communicate(timeout=60)[0] == f"{commit} one\n"
     with Store.open(tmp_path / "shared") as store:
         assert list(store.paths.staging.iterdir()) == []
