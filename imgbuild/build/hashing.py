@@ -39,10 +39,12 @@ class Facts:
         # 32 bytes a file, where an object would take five times as much.
         self._digests = bytearray(_SIZE * count)
         self._known = bytearray(count)
+        self.count = 0  # of files that were read
         self.xattrs: dict[int, Mapping[str, bytes]] = {}
 
     def set(self, number: int, digest: bytes, xattrs: Mapping[str, bytes] | None) -> None:
         self._digests[number * _SIZE : number * _SIZE + _SIZE] = digest
+        self.count += not self._known[number]
         self._known[number] = 1
         if xattrs:
             self.xattrs[number] = xattrs

@@ -33,6 +33,8 @@ class _Unpacking:
         self._view = view
         self._target = target
         self._new: dict[ImagePath, Placed] = {}
+        # The names of what is new in each directory, and the directories that something else replaced.
+        self._names: dict[ImagePath, set[bytes]] = {}
         self._replaced: set[ImagePath] = set()
 
     def lstat(self, path: ImagePath) -> Entry | None:
@@ -40,9 +42,22 @@ class _Unpacking:
             return Entry(b"", "dir", 0o755)
         if path in self._new:
             return self._new[path].entry
-        if any(path.startswith(gone + b"/") for gone in self._replaced):
-            return None
-        return self._view.lstat(path)
+        return None if self._is_gone(path) else self._view.lstat(path)
+
+    def _is_gone(self, path: ImagePath) -> bool:
+        """Tell whether a directory above `path` was replaced, and what the image had in it with it."""
+        if not self._replaced:
+            return False
+        above = path.rpartition(b"/")[0]
+        while above and above not in self._replaced:
+            above = above.rpartition(b"/")[0]
+        return bool(above)
+
+    def _put(self, placed: Placed) -> None:
+        path = placed.entry.path
+        self._new[path] = placed
+        above, _, name = path.rpartition(b"/")
+        self._names.setdefault(above, set()).add(name)
 
     def listdir(self, path: ImagePath) -> list[bytes]:
         return self._view.listdir(path)
@@ -51,14 +66,16 @@ class _Unpacking:
         """Put a source that is no archive where COPY would put it."""
         placing = Placing(self, self._target)
         for placed in placing.copied([(number, source)]):
-            self._new[placed.entry.path] = placed
-        self._new.update(placing.made)
+            self._put(placed)
+        for placed in placing.made.values():
+            self._put(placed)
 
     def unpack(self, number: int, source: Source) -> None:
         placing = Placing(self, self._target)
         top = placing.resolve(self._target.dest)
         placing.make_dirs(top)
-        self._new.update(placing.made)
+        for placed in placing.made.values():
+            self._put(placed)
         for index, item in enumerate(source.below, source.number + 1):
             self._unpack_member(number, index, item, top)
 
@@ -72,7 +89,7 @@ class _Unpacking:
         if item.type == "hardlink":
             self._link(at, placing.resolve(_join(top, item.link)), placing)
         else:
-            self._new[at] = Placed(placing.owned(item, at, item.mode), source, item, number)
+            self._put(Placed(placing.owned(item, at, item.mode), source, item, number))
 
     def _make_parents(self, path: ImagePath) -> None:
         at = b""
@@ -82,7 +99,7 @@ class _Unpacking:
             if existing is None:
                 owner = self._target.owner or (0, 0)
                 made = Entry(at, "dir", 0o755, *owner, self._target.made_time)
-                self._new[at] = Placed(made)
+                self._put(Placed(made))
             elif existing.type != "dir":
                 raise ContextError(f"cannot copy to non-directory: {show(at)}")
 
@@ -91,8 +108,13 @@ class _Unpacking:
         existing = self.lstat(at)
         if existing is not None and existing.type == "dir" and item.type != "dir":
             self._replaced.add(at)
-            for path in [p for p in self._new if p.startswith(at + b"/")]:
-                del self._new[path]
+            below = [at]
+            while below:
+                directory = below.pop()
+                for name in self._names.pop(directory, ()):
+                    path = _join(directory, name)
+                    self._new.pop(path, None)
+                    below.append(path)
 
     def _link(self, at: ImagePath, target: ImagePath, placing: Placing) -> None:
         found = self._new.get(target)
@@ -103,9 +125,8 @@ class _Unpacking:
         # A name that no other group has: those of a listing never start with a slash.
         group = found.group or b"/%d" % found.number
         self._new[target] = found._replace(group=group)
-        self._new[at] = found._replace(
-            entry=placing.owned(found.item, at, found.entry.mode), group=group
-        )
+        entry = placing.owned(found.item, at, found.entry.mode)
+        self._put(found._replace(entry=entry, group=group))
 
     def finish(self) -> Iterator[Placed]:
         """Yield all in layer order, with the directories above that the image has already."""

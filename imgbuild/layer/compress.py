@@ -45,7 +45,8 @@ class BlobWriter:
         self._codec = _codec(compression)
         self._out = out
         self._threads = threads
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []  # of the block that is not full yet
+        self._held = 0
         self._pool: _Pool | None = None
         self._raw_hash = hashlib.sha256()
         self._raw_size = 0
@@ -63,20 +64,23 @@ class BlobWriter:
 
     def write(self, data: "bytes | bytearray | memoryview") -> int:
         """Take bytes of the tar; they are not referred to afterwards."""
+        part = data if isinstance(data, bytes) else bytes(data)
+        self._parts.append(part)
+        self._held += len(part)
         size = self._codec.block
-        self._buffer += data
-        if len(self._buffer) >= size:
-            with memoryview(self._buffer) as view:
-                whole = len(view) - len(view) % size
-                for start in range(0, whole, size):
-                    self._submit(bytes(view[start : start + size]))
-            del self._buffer[:whole]
-        return len(data)
+        while self._held >= size:
+            last = self._parts.pop()
+            cut = len(last) - (self._held - size)
+            self._parts.append(last[:cut])
+            self._submit(b"".join(self._parts))
+            self._parts = [last[cut:]]
+            self._held -= size
+        return len(part)
 
     def finish(self) -> Layer:
         """Write what is left and say what was made of it."""
-        last = bytes(self._buffer)
-        self._buffer.clear()
+        last = b"".join(self._parts)
+        self._parts.clear()
         if self._pool is not None:
             self._pool.finish()
             self._pool = None
@@ -131,7 +135,14 @@ class _Task:
     def __init__(self, block: bytes) -> None:
         self.block = block
         self.done = threading.Event()
-        self.result: bytes | Exception | None = None
+        self.result: bytes | Exception = b""
+
+    def value(self) -> bytes:
+        """Wait for the result; raise what went wrong."""
+        self.done.wait()
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
 
 
 class _Pool:
@@ -202,10 +213,7 @@ class _Pool:
             if self._problem is None and not self._stopped:
                 try:
                     self._account(task.block)
-                    task.done.wait()
-                    if not isinstance(task.result, bytes):
-                        raise task.result or RuntimeError("a block was lost")
-                    self._emit(task.result)
+                    self._emit(task.value())
                 except Exception as error:  # as above
                     self._problem = error
             self._room.release()
