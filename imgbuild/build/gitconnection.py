@@ -40,12 +40,13 @@ class Reach(NamedTuple):
 
 
 class Connection:
-    """One repository; where its server sends on to becomes its address."""
+    """One repository, by the address that it was given; its server may send on to another one."""
 
     def __init__(self, git: Git, remote: Remote, top: Remote, reach: Reach) -> None:
         self._git = git
         self._authorization = authorization(remote, top, reach.secrets)
         self._access = _access(remote, reach, self._authorization)
+        self._address = remote
         self._redirects = 0
         self.remote = remote
 
@@ -67,7 +68,7 @@ class Connection:
         self, command: Sequence[str], what: Sequence[str], place: Place, env: Mapping[str, str]
     ) -> bytes:
         access = self._access._replace(env={**self._access.env, **env})
-        words = (*command, "--", self.remote.url, *what)
+        words = (*command, "--", self._address.url, *what)
         return self._git.run(*words, place=place, access=access)
 
     def _follow(self, failure: GitFailedError) -> bool:
@@ -84,17 +85,17 @@ class Connection:
             self._call(["ls-remote"], ["HEAD"], ANYWHERE, _TRACE)
         except GitFailedError as traced:
             found = _LOCATION.findall(traced.said)
-            moved = redirected(self.remote, found[-1]) if found else None
+            moved = redirected(self._address, found[-1]) if found else None
         else:
             return True
         if moved is None:
             return False
         config = {
-            key.replace(self.remote.origin, moved.origin): value
+            key.replace(self._address.origin, moved.origin): value
             for key, value in self._access.config.items()
         }
         self._access = self._access._replace(config=config)
-        self.remote = moved
+        self._address = moved
         return True
 
 
