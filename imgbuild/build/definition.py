@@ -9,7 +9,7 @@ from typing import NamedTuple
 from imgbuild.build.context import ContextTree
 from imgbuild.build.copyrules import clean, resolve
 from imgbuild.build.places import no_dockerfile, not_inside, unreadable
-from imgbuild.errors import ContextError
+from imgbuild.errors import ContextError, UsageError
 from imgbuild.layer.stream import Readable
 from imgbuild.snapshot.view import RootView
 
@@ -69,8 +69,18 @@ def read_stream(stream: Readable, name: str, shown: str) -> Definition:
     parts: list[bytes] = []
     left = _LARGEST + 1
     while left and (data := stream.read(left)):
+        check_bytes(data, f"the Dockerfile {shown}")
         parts.append(data)
         left -= len(data)
     if not left:
         raise ContextError(f"the Dockerfile {shown} is larger than {_LARGEST} bytes")
     return Definition(name, b"".join(parts))
+
+
+def check_bytes(data: object, shown: str) -> None:
+    """Raise `UsageError` for what a file gives that was opened as text; `shown` is the file."""
+    if not isinstance(data, bytes):
+        raise UsageError(
+            f"{shown} gives text, not bytes",
+            hint="give a binary file: open(path, 'rb'), sys.stdin.buffer or io.BytesIO",
+        )

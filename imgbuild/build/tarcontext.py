@@ -15,6 +15,7 @@ from typing import IO, BinaryIO
 
 from imgbuild.build.archives import is_tar_header, looks_like_archive
 from imgbuild.build.copyrules import show
+from imgbuild.build.definition import check_bytes
 from imgbuild.errors import ContextError, ImageError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.stream import Readable
@@ -112,11 +113,7 @@ class Peeked:
             data = self._stream.read(size)
         except OSError as error:
             raise ContextError(f"cannot read {self._name}: {error.strerror or error}") from None
-        if not isinstance(data, bytes):
-            raise ContextError(
-                f"{self._name} gives text, not bytes",
-                hint="give a binary file: open(path, 'rb'), sys.stdin.buffer or io.BytesIO",
-            )
+        check_bytes(data, self._name)
         return data
 
 
@@ -152,7 +149,10 @@ def _inside(stream: Readable, name: str) -> Peeked:
 
     inside = Peeked(open_uncompressed(stream, name), name)
     if not is_tar_header(inside.head) and inside.head.strip(b"\0"):
-        raise ImageError("what is compressed there is no tar")
+        raise ImageError(
+            "what is compressed there is no tar",
+            hint="send a Dockerfile as it is, or a tar that has one",
+        )
     return inside
 
 
