@@ -151,10 +151,13 @@ def build_fields(
         raise UsageError(
             "--timestamp and --build-arg SOURCE_DATE_EPOCH differ", hint="give one of them"
         )
-    if timestamp is None:
-        epoch = environment.source_date_epoch()
-    else:
+    epoch = environment.source_date_epoch()
+    if timestamp is not None:
         epoch = environment.parse_epoch(timestamp, "--timestamp")
+    elif isinstance(epoch, str):
+        # As buildx: a build finds out what it names.
+        given.setdefault("SOURCE_DATE_EPOCH", epoch)
+        epoch = None
     if download_limit is not None:
         rest["download_limit"] = size(download_limit, "--download-limit")
     return {

@@ -118,10 +118,33 @@ def test_the_store_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert environment.default_store() == Path("/store")
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "now", "１"])
+@pytest.mark.parametrize("text", ["-1", "1.5", "now", "１", "9" * 5000])
 def test_an_epoch_is_a_plain_number(text: str) -> None:
-    with pytest.raises(UsageError, match="invalid SOURCE_DATE_EPOCH"):
-        environment.parse_epoch(text)
+    with pytest.raises(UsageError, match="invalid --timestamp"):
+        environment.parse_epoch(text, "--timestamp")
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "epoch", "given"),
+    [
+        ("7", (), 7, None),
+        ("", (), None, None),
+        ("context", (), None, "context"),
+        ("9" * 5000, (), None, "9" * 5000),
+        ("context", ("SOURCE_DATE_EPOCH=5",), None, "5"),
+    ],
+)
+def test_the_epoch_of_the_environment(
+    text: str,
+    arguments: tuple[str, ...],
+    epoch: int | None,
+    given: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    found = fields(build_args=arguments)
+    assert found["source_date_epoch"] == epoch
+    assert found["build_args"].get("SOURCE_DATE_EPOCH") == given
 
 
 def test_lower_case_proxies_win(monkeypatch: pytest.MonkeyPatch) -> None:
