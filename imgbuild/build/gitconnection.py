@@ -45,7 +45,8 @@ class Connection:
     def __init__(self, git: Git, remote: Remote, top: Remote, reach: Reach) -> None:
         self._git = git
         self._authorization = authorization(remote, top, reach.secrets)
-        self._access = _access(remote, reach, self._authorization)
+        self._reach = reach
+        self._access: Access | None = None
         self._address = remote
         self._redirects = 0
         self.remote = remote
@@ -67,9 +68,16 @@ class Connection:
     def _call(
         self, command: Sequence[str], what: Sequence[str], place: Place, env: Mapping[str, str]
     ) -> bytes:
-        access = self._access._replace(env={**self._access.env, **env})
+        base = self._how()
+        access = base._replace(env={**base.env, **env})
         words = (*command, "--", self._address.url, *what)
         return self._git.run(*words, place=place, access=access)
+
+    def _how(self) -> Access:
+        # Made when it is first needed: what is kept in the store needs no agent.
+        if self._access is None:
+            self._access = _access(self.remote, self._reach, self._authorization)
+        return self._access
 
     def _follow(self, failure: GitFailedError) -> bool:
         """Take the address that the server sends on to, when credentials may go there.
@@ -92,9 +100,9 @@ class Connection:
             return False
         config = {
             key.replace(self._address.origin, moved.origin): value
-            for key, value in self._access.config.items()
+            for key, value in self._how().config.items()
         }
-        self._access = self._access._replace(config=config)
+        self._access = self._how()._replace(config=config)
         self._address = moved
         return True
 
