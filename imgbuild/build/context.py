@@ -122,7 +122,6 @@ class ContextTree:
         """
         prefix = path + b"/" if path else b""
         left = self._early
-        links: dict[tuple[int, int], bytes] = {}
         way = [self._enter(self._open_dir(path), prefix, b"")]
         kept: list[Item] = []  # ignored directories down to here, which may turn out to be empty
         try:
@@ -139,7 +138,7 @@ class ContextTree:
                 hidden = self._ignore is not None and self._ignore.matches(at)
                 if hidden and not self._may_include_below(at):
                     continue
-                item = self._stat(at, below, name, fd, links)
+                item = self._stat(at, below, name, fd)
                 left -= 1
                 if left == 0:
                     self._reading().start()
@@ -237,7 +236,7 @@ class ContextTree:
                 return None
             raise self._unreadable(path, problem.strerror) from None
         try:
-            item = self._stat(path, b"", name, parent_fd, {})
+            item = self._stat(path, b"", name, parent_fd)
         finally:
             os.close(parent_fd)
         if item is not None and self._hidden(path):
@@ -248,9 +247,7 @@ class ContextTree:
         """Tell whether an ignored directory holds anything that a `!` pattern brings back."""
         return self._may_include_below(path) and next(self.walk(path), None) is not None
 
-    def _stat(
-        self, path: ImagePath, rel: bytes, name: bytes, at: int, links: dict[tuple[int, int], bytes]
-    ) -> Item | None:
+    def _stat(self, path: ImagePath, rel: bytes, name: bytes, at: int) -> Item | None:
         """Describe what a directory holds by `name`; None when it is gone since it was listed."""
         try:
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
@@ -269,7 +266,7 @@ class ContextTree:
             if stat.S_ISSOCK(found.st_mode):
                 return Item(rel, kind, mode, mtime=mtime)
             if found.st_nlink > 1:
-                group = links.setdefault(identity[:2], rel)
+                group = b"%d:%d" % identity[:2]
             return Item(
                 rel, kind, mode, 0, 0, mtime, found.st_size, b"", None, None, None, identity, group
             )

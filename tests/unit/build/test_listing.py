@@ -90,6 +90,14 @@ def test_any_value_survives(rel: bytes, number: int, xattrs: dict[str, bytes], f
     listing.close()
 
 
+def test_only_files_with_several_names_here_have_a_group(tmp_path: Path) -> None:
+    linked = [item._replace(group=b"%d" % (n // 2)) for n, item in enumerate(items(SOME - 1))]
+    with closing(Listing(linked, tmp_path)) as listing:
+        groups = [item.group for item in listing]
+    assert groups[:4] == [b"0", b"0", b"1", b"1"]
+    assert groups[-2:] == [b"4998", b""]
+
+
 def test_a_full_disk_is_told_as_such() -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("cannot apply: there is no /dev/full")
