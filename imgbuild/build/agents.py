@@ -10,7 +10,7 @@ from imgbuild.errors import UsageError
 _LARGEST_KEY = 100 << 10
 _SECONDS = 20
 # When this process ends, however it ends, the pipe that `cat` reads from is closed.
-_HOLD = '"$1" -D -a "$2" & cat >/dev/null; kill $!; wait $!'
+_HOLD = '"$1" -D -a "$2" & cat >/dev/null; kill $!; wait $!; rmdir "${2%/*}"'
 
 
 def check_key(name: str, path: Path) -> None:

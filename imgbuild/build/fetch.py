@@ -108,7 +108,7 @@ class UrlFetcher:
 
     def _fetch(self, source: UrlSource) -> FetchedFile:
         url, checksum = source.url, Digest(source.checksum) if source.checksum else None
-        known = self._known(url, checksum) if checksum else self._known(url, None)
+        known = self._known(url, checksum)
         if known is not None and checksum:
             return known.file
         conditions = known.conditions if known else {}
@@ -136,7 +136,7 @@ class UrlFetcher:
         return file
 
     def _known(self, url: str, digest: Digest | None) -> _Known | None:
-        """Return what was kept of `url`: what it held last, or the file with a digest."""
+        """Return what was kept of `url`: the file with that digest, without one the last."""
         memo = self._store.cache.memo(_memo_key(url, digest))
         if memo is None:
             return None

@@ -7,7 +7,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from imgbuild.errors import AuthenticationError, NotFoundError, RegistryError, UnreachableError
-from imgbuild.events import EventSink
+from imgbuild.events import EventSink, TransferProgress
 from imgbuild.options import RegistryOptions
 from imgbuild.registry.endpoint import join, origin, same_origin, without_query
 from imgbuild.registry.problem import TransportFailure, connection_hint
@@ -19,6 +19,8 @@ _MOST_REDIRECTS = 10
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _FINE = frozenset({200, 203})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+# What is larger takes long enough for its progress to be told, in bytes.
+_WORTH_TELLING = 1 << 20
 # What must have come through before the attempts are counted anew.
 _PROGRESS = 1 << 20
 
@@ -41,6 +43,7 @@ class UrlClient:
     ) -> None:
         self._transport = Transport(options)
         self._retry = Retry(events, pause)
+        self._events = events
 
     def close(self) -> None:
         self._transport.close()
@@ -62,7 +65,10 @@ class UrlClient:
         goes wrong, raise `RegistryError`.
         """
         request = Request("GET", url, conditions, authorization)
-        return _Download(self._transport, self._retry, request, out, limit, pinned).run()
+        download = _Download(
+            self._transport, self._retry, self._events, request, out, limit, pinned=pinned
+        )
+        return download.run()
 
 
 class _Download:
@@ -70,13 +76,16 @@ class _Download:
         self,
         transport: Transport,
         retry: Retry,
+        events: EventSink,
         request: Request,
         out: Sink,
         limit: int,
+        *,
         pinned: bool,
     ) -> None:
         self._transport = transport
         self._retry = retry
+        self._events = events
         self._request = request
         self._shown = without_query(request.url)
         self._out = out
@@ -160,6 +169,9 @@ class _Download:
             if self._at > self._limit:
                 raise self._too_large()
             self._out.write(data)
+            if size >= _WORTH_TELLING:
+                what = f"downloading {self._shown}"
+                self._events(TransferProgress(what, min(self._at, size), size))
         if self._at < size:
             detail = f"{size - self._at} bytes are missing"
             raise TransportFailure("cut", detail, reply.url, "")

@@ -13,7 +13,7 @@ from imgbuild.errors import (
     RegistryError,
     UnreachableError,
 )
-from imgbuild.events import Event
+from imgbuild.events import Event, TransferProgress
 from imgbuild.options import RegistryOptions
 from imgbuild.registry import transport
 from imgbuild.registry.urls import UrlClient, _keeps_credentials
@@ -312,6 +312,21 @@ def test_progress_that_is_thrown_away_does_not_count(web: FakeWeb, download: Dow
     with pytest.raises(UnreachableError, match="broke off"):
         download(url, limit=1 << 30)
     assert len(web.requests) <= 6
+
+
+def test_the_progress_of_what_takes_long_is_told(
+    web: FakeWeb, download: Download, events: list[Event]
+) -> None:
+    size = 2 << 20
+    download(web.put("/small", BODY))
+    assert events == []
+    url = web.put("/a", bytes(size))
+    download(f"{url}?token=secret", limit=size)
+    progress = [event for event in events if isinstance(event, TransferProgress)]
+    assert {(event.what, event.total) for event in progress} == {(f"downloading {url}", size)}
+    done = [event.done for event in progress]
+    assert done == sorted(done)
+    assert done.count(size) == 1
 
 
 def test_a_body_that_stalls_is_given_up(
