@@ -1,6 +1,7 @@
 """Look-ups over layer indexes."""
 
 import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -189,6 +190,23 @@ def test_a_later_entry_of_the_same_tar_replaces_a_directory() -> None:
     root = view([directory(b"d"), file(b"d/a"), file(b"d")])
     assert root.lstat(b"d/a") is None
     assert root.listdir(b"") == [b"d"]
+
+
+def test_replacing_directories_over_and_over_costs_what_is_replaced() -> None:
+    entries = [Entry(b"x/%d" % number, "file") for number in range(20_000)]
+    for number in range(5_000):
+        name = b"x/%d" % (number % 7)
+        entries += [directory(name), file(name + b"/in/side"), file(name)]
+    entries += [directory(b"x/3"), file(b"x/3/a/b"), Entry(b"y", "dir"), Entry(b"y/z", "symlink")]
+    began = time.process_time()
+    found = view([*entries, Entry(b"y", "file")])
+    assert len(found.listdir(b"x")) == 20_000
+    assert found.listdir(b"x/3") == [b"a"]
+    assert found.listdir(b"x/3/a") == [b"b"]
+    assert found.lstat(b"x/2/in") is None
+    assert found.lstat(b"y/z") is None
+    # Looking at all there is each time takes half a minute.
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
