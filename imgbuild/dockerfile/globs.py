@@ -6,6 +6,7 @@ number of folders. Where moby hands part of a pattern to its regular expressions
 """
 
 import re
+from typing import NamedTuple
 
 _ANY = "(?s:.*)"
 _FOLDERS = f"(?:{_ANY}/)?"
@@ -146,12 +147,35 @@ def _class_char(text: str, at: int) -> tuple[str, int]:
     return text[at], at + 1
 
 
-def leading_components(pattern: str) -> list[re.Pattern[str] | None]:
-    """Compile a pattern folder by folder, to tell where it could match; None is anything at all."""
-    components: list[re.Pattern[str] | None] = []
-    for text in pattern.split("/"):
+class Split(NamedTuple):
+    """A cleaned pattern, folder by folder, as far as that can be told.
+
+    `leading` are the names that it starts with: text, or an expression where it is wild. What
+    comes behind them is in `name`, an expression for any one name below, or in `path`, one for a
+    whole path. Both are empty where the leading names are all.
+    """
+
+    leading: tuple[str | re.Pattern[str], ...]
+    name: str = ""
+    path: str = ""
+
+
+def split(pattern: str) -> Split:
+    """Take a cleaned pattern without its `!` apart; raises `BadPatternError`."""
+    leading: list[str | re.Pattern[str]] = []
+    folders = pattern.split("/")
+    for at, text in enumerate(folders):
         if _HARD.search(text):
-            components.append(None)
-            break
-        components.append(re.compile(_component(text)))
-    return components
+            name = _any_name(folders[at:])
+            return Split(tuple(leading), name, "" if name else glob_expression(pattern))
+        leading.append(re.compile(_component(text)) if _WILD.search(text) else text)
+    return Split(tuple(leading))
+
+
+def _any_name(folders: list[str]) -> str:
+    """Return what a pattern's end asks of a name at any depth; empty where it asks for more."""
+    if folders == ["**"]:
+        return _ANY
+    if len(folders) == 2 and folders[0] == "**" and not _HARD.search(folders[1]):
+        return _component(folders[1])
+    return ""
