@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         build,
         check,
         doctor,
+        explain_context,
         images,
         inspect,
+        list_context,
         outline,
         parse,
         plan,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         tag,
         targets,
     )
+    from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
     from imgbuild.events import CheckWarning
@@ -48,8 +51,10 @@ _PUBLIC = {
             "build",
             "check",
             "doctor",
+            "explain_context",
             "images",
             "inspect",
+            "list_context",
             "outline",
             "parse",
             "plan",
@@ -64,6 +69,7 @@ _PUBLIC = {
         "imgbuild.api",
     ),
     "BuildPlan": "imgbuild.plan.model",
+    **dict.fromkeys(("ContextEntry", "ContextVerdict"), "imgbuild.build.sent"),
     "Dockerfile": "imgbuild.dockerfile.instructions",
     **dict.fromkeys(
         ("DockerfileError", "ImgbuildError", "Span", "StepFailedError"), "imgbuild.errors"
@@ -79,6 +85,8 @@ __all__ = [
     "BuildResult",
     "CheckResult",
     "CheckWarning",
+    "ContextEntry",
+    "ContextVerdict",
     "Dockerfile",
     "DockerfileError",
     "ImageDetails",
@@ -95,8 +103,10 @@ __all__ = [
     "build",
     "check",
     "doctor",
+    "explain_context",
     "images",
     "inspect",
+    "list_context",
     "outline",
     "parse",
     "plan",

@@ -219,13 +219,32 @@ class ContextTree:
 
     def is_ignored(self, path: ImagePath) -> bool:
         """Tell whether the ignore file, and nothing else, hides `path`: for error messages."""
-        if self._ignore is None or not self._hidden(path):
-            return False
+        return self._hidden(path) and self.exists(path)
+
+    def exists(self, path: ImagePath) -> bool:
+        """Tell whether something is at `path`, ignored or not."""
         try:
             inroot.lstat_in_root(self._fd, path)
         except OSError:
             return False
         return True
+
+    def decide(self, path: ImagePath) -> "Decision | None":
+        """Return what the ignore file says of `path`; None where there is no ignore file."""
+        return None if self._ignore is None else self._ignore.decide(path)
+
+    def why_ignored(self, path: ImagePath) -> str:
+        """Say which line of the ignore file excludes a path that it does exclude."""
+        decision = self.decide(path)
+        if decision is None or decision.line is None:
+            return f"{self._ignore_name} excludes it"
+        where = f"(line {decision.line.number}: {decision.line.text})"
+        at = decision.at.encode("utf-8", "surrogateescape")
+        if at == path:
+            return f"{self._ignore_name} excludes it {where}"
+        return (
+            f"{self._ignore_name} excludes {show(at)} above it {where}, and nothing brings it back"
+        )
 
     @property
     def ignore_name(self) -> str:
