@@ -36,6 +36,8 @@ _KINDS: dict[int, EntryType] = {
 }
 _ENCODING = sys.getfilesystemencoding()
 _ROOT = Item(b"", "dir", 0o755)
+_NEVER = sys.maxsize
+_MANY = 2000
 
 if TYPE_CHECKING:
     from imgbuild.dockerfile.ignore import Decision
@@ -99,6 +101,7 @@ class ContextTree:
         self._ignore_name = ignore_name or ".dockerignore"
         self._items: dict[ImagePath, Item | None] = {}
         self._readers: Readers | None = None
+        self._early = _NEVER  # after as many items, a walk starts what reads files
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as problem:
@@ -149,6 +152,7 @@ class ContextTree:
         directory is there only for the sake of what was brought back below it.
         """
         prefix = path + b"/" if path else b""
+        left = self._early
         links: dict[tuple[int, int], bytes] = {}
         scope = None if self._ignore is None else _heard(self._ignore.scope(path))
         if scope is not None and scope.prunes:
@@ -164,15 +168,14 @@ class ContextTree:
                     if kept and kept[-1].rel == frame.rel[:-1]:
                         kept.pop()
                     continue
-                scope = frame.scope
-                hidden = scope is not None and scope.hides(name)
-                if hidden and not _may_show(frame, name):
+                seen = self._seen(frame, name, prefix, links)
+                if seen is None:
                     continue
-                below = frame.rel + name
-                at = prefix + below
-                item = self._stat(at, below, name, frame.fd, links)
-                if item is None or (hidden and item.type != "dir"):
-                    continue
+                item, hidden = seen
+                left -= 1
+                if left == 0:
+                    self._reading().start()
+                at = prefix + item.rel
                 if item.type == "dir" and skip is not None and skip(at):
                     continue
                 if hidden:
@@ -182,11 +185,14 @@ class ContextTree:
                     kept.clear()
                     yield item
                 if item.type == "dir":
-                    inner = None if scope is None else _heard(scope.below(name))
-                    way.append(self._descend(way, at, below, name, inner))
+                    way.append(self._descend(way, at, item.rel, name))
         finally:
             for frame in way:
                 os.close(frame.fd)
+
+    def expect_reading(self) -> None:
+        """Say that what is walked next is read then: with many files, that is made ready meanwhile."""
+        self._early = _MANY
 
     def open(self, path: ImagePath) -> BinaryIO:
         """Open a file for reading; no symlink is followed at its end. Raises `ContextError`."""
@@ -208,10 +214,8 @@ class ContextTree:
         self, batches: Iterable[tuple[Key, list[Wanted]]], flags: int, expected: int
     ) -> Iterator[tuple[Key, Batch]]:
         """Read files in batches, as `Readers.read` does; raise `ContextError`."""
-        if self._readers is None:
-            self._readers = Readers(self._fd)
         try:
-            yield from self._readers.read(batches, flags, expected)
+            yield from self._reading().read(batches, flags, expected)
         except FileChangedError as error:
             raise self._changed(error.path) from None
         except FileReadError as error:
@@ -251,6 +255,11 @@ class ContextTree:
         return self._ignore_name
 
     # --- below here nothing is public
+
+    def _reading(self) -> Readers:
+        if self._readers is None:
+            self._readers = Readers(self._fd)
+        return self._readers
 
     def _hidden(self, path: ImagePath) -> bool:
         return self._ignore is not None and self._ignore.matches(path)
@@ -329,14 +338,21 @@ class ContextTree:
             os.close(fd)
             raise self._unreadable(path.rstrip(b"/"), problem.strerror) from None
 
-    def _descend(
-        self,
-        way: list[_Frame],
-        path: ImagePath,
-        rel: bytes,
-        name: bytes,
-        scope: IgnoreScope | None,
-    ) -> _Frame:
+    def _seen(
+        self, frame: _Frame, name: bytes, prefix: bytes, links: dict[tuple[int, int], bytes]
+    ) -> tuple[Item, bool] | None:
+        """Describe a name in a directory, and tell whether it is hidden; None for what is out."""
+        scope = frame.scope
+        hidden = scope is not None and scope.hides(name)
+        if hidden and not _may_show(frame, name):
+            return None
+        rel = frame.rel + name
+        item = self._stat(prefix + rel, rel, name, frame.fd, links)
+        if item is None or (hidden and item.type != "dir"):
+            return None
+        return item, hidden
+
+    def _descend(self, way: list[_Frame], path: ImagePath, rel: bytes, name: bytes) -> _Frame:
         if len(way) > _DEEPEST:
             raise ContextError(
                 f"the build context {self.root} is more than {_DEEPEST} directories deep",
@@ -346,7 +362,9 @@ class ContextTree:
             inner = os.open(name, _DIR | os.O_CLOEXEC, dir_fd=way[-1].fd)
         except OSError as problem:
             raise self._unreadable(path, problem.strerror) from None
-        return self._enter(inner, path, rel + b"/", scope)
+        scope = way[-1].scope
+        below = None if scope is None else _heard(scope.below(name))
+        return self._enter(inner, path, rel + b"/", below)
 
     def _unreadable(self, path: ImagePath, reason: str | None) -> ContextError:
         return ContextError(
