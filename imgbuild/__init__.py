@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imgbuild.api import (
-        BuildResult,
-        ImageDetails,
-        ImageInfo,
-        StepResult,
         build,
         check,
         doctor,
@@ -31,6 +27,7 @@ if TYPE_CHECKING:
         tag,
         targets,
     )
+    from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
     from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
@@ -44,10 +41,6 @@ __version__ = "0.1.0"
 _PUBLIC = {
     **dict.fromkeys(
         (
-            "BuildResult",
-            "ImageDetails",
-            "ImageInfo",
-            "StepResult",
             "build",
             "check",
             "doctor",
@@ -69,6 +62,9 @@ _PUBLIC = {
         "imgbuild.api",
     ),
     "BuildPlan": "imgbuild.plan.model",
+    **dict.fromkeys(
+        ("BuildResult", "ImageDetails", "ImageInfo", "StepResult"), "imgbuild.build.results"
+    ),
     **dict.fromkeys(("ContextEntry", "ContextVerdict"), "imgbuild.build.sent"),
     "Dockerfile": "imgbuild.dockerfile.instructions",
     **dict.fromkeys(
