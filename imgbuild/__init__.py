@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
     from imgbuild.events import CheckWarning
-    from imgbuild.options import BuildOptions, Output, RegistryOptions
+    from imgbuild.options import ArchiveLimits, BuildOptions, Output, RegistryOptions
     from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
     from imgbuild.plan.model import BuildPlan
 
@@ -72,10 +72,13 @@ _PUBLIC = {
     ),
     "CheckWarning": "imgbuild.events",
     **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
-    **dict.fromkeys(("BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"),
+    **dict.fromkeys(
+        ("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"
+    ),
 }
 
 __all__ = [
+    "ArchiveLimits",
     "BuildOptions",
     "BuildPlan",
     "BuildResult",

@@ -11,6 +11,7 @@ from imgbuild.build.sources import Filters, from_context, from_image
 from imgbuild.build.stack import LayerStack
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest, digest_bytes
+from imgbuild.options import ArchiveLimits
 from imgbuild.plan.model import ContextSource, CopyStep
 from imgbuild.snapshot.view import RootView
 from imgbuild.store.store import Store
@@ -24,6 +25,7 @@ class Place(NamedTuple):
     context: Callable[[], ContextTree]
     clamp: int | None
     no_cache: bool
+    limits: ArchiveLimits = ArchiveLimits()
 
 
 class CopyWork:
@@ -90,6 +92,7 @@ class CopyWork:
                 gathered,
                 clamp=place.clamp,
                 scratch=store.paths.staging,
+                limits=place.limits,
             )
             maker.finish_tar()
             layer = maker.finish()
