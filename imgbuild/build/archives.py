@@ -195,7 +195,8 @@ def with_archives(
     try:
         for number, source in enumerate(sources):
             found = None
-            if source.item.type == "file":
+            # What is empty is none, and a socket, which is taken for empty, cannot be opened.
+            if source.item.type == "file" and source.item.size:
                 found = _archive(source, partial(open_file, number), scratch, limits)
             if found is None:
                 out.append(source)

@@ -424,7 +424,8 @@ def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str
         candidates.insert(0, dockerfile.with_name(dockerfile.name + ".dockerignore"))
     for path in candidates:
         try:
-            with path.open("rb") as stream:
+            # A pipe must not be waited for.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
                 if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                     raise ContextError(f"{path} is not a regular file", hint="remove it")
                 data = stream.read(_MAX_IGNORE + 1)

@@ -219,8 +219,11 @@ class _Writer:
             known = gathered.facts.xattrs.get(one.number) if raw else read_xattrs(stream.fileno())
             digest = as_digest(raw) if raw else None
             entry = entry._replace(xattrs=known or NO_XATTRS, digest=digest)
-            written = self._maker.add(entry, stream, vouched=raw is not None)
-            tree.check(stream, path, item)
+            try:
+                written = self._maker.add(entry, stream, vouched=raw is not None)
+            finally:
+                # Where it changed, that is why it could not be written.
+                tree.check(stream, path, item)
         if raw is None and written is not None:
             gathered.facts.set(one.number, bytes.fromhex(written.encoded), known)
 
