@@ -39,19 +39,19 @@ def glob_expression(pattern: str) -> str:
             if at == len(pattern):
                 out.append(_ANY)
             else:
-                _settle(out, "[" in pattern)
+                _settle(out, _passes_slash(pattern))
                 out.append(_FOLDERS)
     return "".join(out)
 
 
-def _settle(out: list[str], has_class: bool) -> None:
+def _settle(out: list[str], passes_slash: bool) -> None:
     """Let whole folders between two `**` be taken where they are found first.
 
-    Matching stays linear so. A class may match a slash, which makes the first place no good.
+    Matching stays linear so. A class that matches a slash makes the first place no good.
     """
     if out and out[-1] == _FOLDERS:
         out.pop()
-    elif out.count(_FOLDERS) == 1 and out[-1] == "/" and not has_class:
+    elif out.count(_FOLDERS) == 1 and out[-1] == "/" and not passes_slash:
         at = out.index(_FOLDERS)
         out[at:] = [f"(?>{_FEWEST_FOLDERS}{''.join(out[at + 1 :])})"]
 
@@ -104,13 +104,26 @@ def _component(text: str, *, one_name: bool = False) -> str:
             at += 1
         else:
             parts[-1] += re.escape(char)
-    # A class may match a slash, which a star must not pass.
-    if len(parts) < 3 or ("[" in text and not one_name):
+    # A class that matches a slash passes what a star must not.
+    if len(parts) < 3 or (not one_name and _passes_slash(text)):
         return "[^/]*".join(parts)
     # All but the last part can be taken where they are found first: matching stays linear.
     first, *middle, last = parts
     found = "".join(f"(?>[^/]*?{part})" for part in middle if part)
     return f"{first}{found}[^/]*{last}"
+
+
+def _passes_slash(text: str) -> bool:
+    """Tell whether a class in `text` matches a slash."""
+    at = 0
+    while at < len(text):
+        if text[at] == "[":
+            expression, at = _bracket(text, at)
+            if re.fullmatch(expression, "/"):
+                return True
+        else:
+            at += 2 if text[at] == "\\" else 1
+    return False
 
 
 def _bracket(text: str, start: int, *, reversible: bool = False) -> tuple[str, int]:
