@@ -153,7 +153,6 @@ class ContextTree:
         """
         prefix = path + b"/" if path else b""
         left = self._early
-        links: dict[tuple[int, int], bytes] = {}
         scope = None if self._ignore is None else _heard(self._ignore.scope(path))
         if scope is not None and scope.prunes:
             return
@@ -168,7 +167,7 @@ class ContextTree:
                     if kept and kept[-1].rel == frame.rel[:-1]:
                         kept.pop()
                     continue
-                seen = self._seen(frame, name, prefix, links)
+                seen = self._seen(frame, name, prefix)
                 if seen is None:
                     continue
                 item, hidden = seen
@@ -283,7 +282,7 @@ class ContextTree:
                 return None
             raise self._unreadable(path, problem.strerror) from None
         try:
-            item = self._stat(path, b"", name, parent_fd, {})
+            item = self._stat(path, b"", name, parent_fd)
         finally:
             os.close(parent_fd)
         if item is not None and self._hidden(path):
@@ -294,9 +293,7 @@ class ContextTree:
         """Tell whether an ignored directory holds anything that a `!` pattern brings back."""
         return self._may_include_below(path) and next(self.walk(path), None) is not None
 
-    def _stat(
-        self, path: ImagePath, rel: bytes, name: bytes, at: int, links: dict[tuple[int, int], bytes]
-    ) -> Item | None:
+    def _stat(self, path: ImagePath, rel: bytes, name: bytes, at: int) -> Item | None:
         """Describe what a directory holds by `name`; None when it is gone since it was listed."""
         try:
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
@@ -315,7 +312,7 @@ class ContextTree:
             if stat.S_ISSOCK(found.st_mode):
                 return Item(rel, kind, mode, mtime=mtime)
             if found.st_nlink > 1:
-                group = links.setdefault(identity[:2], rel)
+                group = b"%d:%d" % identity[:2]
             return Item(
                 rel, kind, mode, 0, 0, mtime, found.st_size, b"", None, None, None, identity, group
             )
@@ -338,16 +335,14 @@ class ContextTree:
             os.close(fd)
             raise self._unreadable(path.rstrip(b"/"), problem.strerror) from None
 
-    def _seen(
-        self, frame: _Frame, name: bytes, prefix: bytes, links: dict[tuple[int, int], bytes]
-    ) -> tuple[Item, bool] | None:
+    def _seen(self, frame: _Frame, name: bytes, prefix: bytes) -> tuple[Item, bool] | None:
         """Describe a name in a directory, and tell whether it is hidden; None for what is out."""
         scope = frame.scope
         hidden = scope is not None and scope.hides(name)
         if hidden and not _may_show(frame, name):
             return None
         rel = frame.rel + name
-        item = self._stat(prefix + rel, rel, name, frame.fd, links)
+        item = self._stat(prefix + rel, rel, name, frame.fd)
         if item is None or (hidden and item.type != "dir"):
             return None
         return item, hidden

@@ -159,8 +159,7 @@ def _moved(
     if at and (entry is None or entry.type != "dir"):
         return
     for item in reading.walk(at, skip):
-        group = _join(start, item.group) if item.group else b""
-        yield item._replace(rel=_join(start, item.rel), group=group)
+        yield item._replace(rel=_join(start, item.rel))
 
 
 def _with_parents(tree: Tree, top: ImagePath, items: Iterable[Item]) -> Iterator[Item]:

@@ -4,7 +4,7 @@ Members come in their own order, replace what is there and go through links that
 that such a step places is held until its end. Pure, as `copyrules` is.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from imgbuild.build.copyrules import Placed, Placing, Source, Target, Tree, as_links, show
 from imgbuild.build.listing import Item
@@ -33,9 +33,9 @@ class _Unpacking:
         self._view = view
         self._target = target
         self._new: dict[ImagePath, Placed] = {}
+        # The names in each directory that lead to what is new, and the directories that were replaced.
+        self._names: dict[ImagePath, set[bytes]] = {}
         self._replaced: set[ImagePath] = set()
-        # What was put below a path, level by level.
-        self._below: dict[ImagePath, set[ImagePath]] = {}
 
     def lstat(self, path: ImagePath) -> Entry | None:
         if not path:
@@ -44,44 +44,43 @@ class _Unpacking:
             return self._new[path].entry
         return None if self._is_gone(path) else self._view.lstat(path)
 
+    def _is_gone(self, path: ImagePath) -> bool:
+        """Tell whether a directory above `path` was replaced, and what the image had in it with it."""
+        if not self._replaced:
+            return False
+        above = path.rpartition(b"/")[0]
+        while above and above not in self._replaced:
+            above = above.rpartition(b"/")[0]
+        return bool(above)
+
+    def _put(self, placed: Placed) -> None:
+        path = placed.entry.path
+        self._new[path] = placed
+        # Up to the root: what is between may be there already, and so not be new.
+        while path:
+            path, _, name = path.rpartition(b"/")
+            names = self._names.setdefault(path, set())
+            if name in names:
+                return
+            names.add(name)
+
     def listdir(self, path: ImagePath) -> list[bytes]:
         return self._view.listdir(path)
-
-    def _is_gone(self, path: ImagePath) -> bool:
-        """Tell whether a directory above `path` was replaced."""
-        above = path.rpartition(b"/")[0] if self._replaced else b""
-        while above:
-            if above in self._replaced:
-                return True
-            above = above.rpartition(b"/")[0]
-        return False
-
-    def _put(self, path: ImagePath, placed: Placed) -> None:
-        self._new[path] = placed
-        while path:
-            above = path.rpartition(b"/")[0]
-            known = self._below.setdefault(above, set())
-            if path in known:
-                return
-            known.add(path)
-            path = above
-
-    def _put_all(self, placed: Mapping[ImagePath, Placed]) -> None:
-        for path, one in placed.items():
-            self._put(path, one)
 
     def copy(self, number: int, source: Source) -> None:
         """Put a source that is no archive where COPY would put it."""
         placing = Placing(self, self._target)
         for placed in placing.copied([(number, source)]):
-            self._put(placed.entry.path, placed)
-        self._put_all(placing.made)
+            self._put(placed)
+        for placed in placing.made.values():
+            self._put(placed)
 
     def unpack(self, number: int, source: Source) -> None:
         placing = Placing(self, self._target)
         top = placing.resolve(self._target.dest)
         placing.make_dirs(top)
-        self._put_all(placing.made)
+        for placed in placing.made.values():
+            self._put(placed)
         for index, item in enumerate(source.below, source.number + 1):
             self._unpack_member(number, index, item, top)
 
@@ -95,7 +94,7 @@ class _Unpacking:
         if item.type == "hardlink":
             self._link(at, placing.resolve(_join(top, item.link)), placing)
         else:
-            self._put(at, Placed(placing.owned(item, at, item.mode), source, item, number))
+            self._put(Placed(placing.owned(item, at, item.mode), source, item, number))
 
     def _make_parents(self, path: ImagePath) -> None:
         at = b""
@@ -105,7 +104,7 @@ class _Unpacking:
             if existing is None:
                 owner = self._target.owner or (0, 0)
                 made = Entry(at, "dir", 0o755, *owner, self._target.made_time)
-                self._put(at, Placed(made))
+                self._put(Placed(made))
             elif existing.type != "dir":
                 raise ContextError(f"cannot copy to non-directory: {show(at)}")
 
@@ -114,12 +113,13 @@ class _Unpacking:
         existing = self.lstat(at)
         if existing is not None and existing.type == "dir" and item.type != "dir":
             self._replaced.add(at)
-            gone = [at]
-            while gone:
-                below = self._below.pop(gone.pop(), ())
-                gone += below
-                for path in below:
+            below = [at]
+            while below:
+                directory = below.pop()
+                for name in self._names.pop(directory, ()):
+                    path = _join(directory, name)
                     self._new.pop(path, None)
+                    below.append(path)
 
     def _link(self, at: ImagePath, target: ImagePath, placing: Placing) -> None:
         found = self._new.get(target)
@@ -130,10 +130,8 @@ class _Unpacking:
         # A name that no other group has: those of a listing never start with a slash.
         group = found.group or b"/%d" % found.number
         self._new[target] = found._replace(group=group)
-        self._put(
-            at,
-            found._replace(entry=placing.owned(found.item, at, found.entry.mode), group=group),
-        )
+        entry = placing.owned(found.item, at, found.entry.mode)
+        self._put(found._replace(entry=entry, group=group))
 
     def finish(self) -> Iterator[Placed]:
         """Yield all in layer order, with the directories above that the image has already."""

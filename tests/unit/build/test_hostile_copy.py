@@ -520,6 +520,14 @@ def test_whiteouts_in_archives(name: bytes, store: Store, context: Path) -> None
     refused(store, context, ADD, r"a\.tar: .*whiteout")
 
 
+def test_a_member_takes_the_place_of_a_directory_of_the_image(store: Store, context: Path) -> None:
+    (context / "root/x/d/sub").mkdir(parents=True)
+    data = archive(member(b"d/sub/new"), member(b"d", content=b"a file now"))
+    (context / "a.tar").write_bytes(data)
+    built = build(store, context, "FROM scratch\nCOPY root /\nADD a.tar /x/\n")
+    assert names(store, built) == ["x", "x/d"]
+
+
 def test_what_aufs_left_in_archives_is_left_out(store: Store, context: Path) -> None:
     (context / "a.tar").write_bytes(archive(member(b".wh..wh.plnk/1"), member(b"f")))
     assert names(store, build(store, context, ADD)) == ["x", "x/f"]
