@@ -12,8 +12,10 @@ if TYPE_CHECKING:
         build,
         check,
         doctor,
+        explain_context,
         images,
         inspect,
+        list_context,
         outline,
         parse,
         plan,
@@ -26,10 +28,18 @@ if TYPE_CHECKING:
         targets,
     )
     from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
+    from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
     from imgbuild.events import CheckWarning
-    from imgbuild.options import BuildOptions, Output, RegistryOptions, Secret, SshAgent
+    from imgbuild.options import (
+        ArchiveLimits,
+        BuildOptions,
+        Output,
+        RegistryOptions,
+        Secret,
+        SshAgent,
+    )
     from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
     from imgbuild.plan.model import BuildPlan
 
@@ -41,8 +51,10 @@ _PUBLIC = {
             "build",
             "check",
             "doctor",
+            "explain_context",
             "images",
             "inspect",
+            "list_context",
             "outline",
             "parse",
             "plan",
@@ -60,6 +72,7 @@ _PUBLIC = {
     **dict.fromkeys(
         ("BuildResult", "ImageDetails", "ImageInfo", "StepResult"), "imgbuild.build.results"
     ),
+    **dict.fromkeys(("ContextEntry", "ContextVerdict"), "imgbuild.build.sent"),
     "Dockerfile": "imgbuild.dockerfile.instructions",
     **dict.fromkeys(
         ("DockerfileError", "ImgbuildError", "Span", "StepFailedError"), "imgbuild.errors"
@@ -67,16 +80,20 @@ _PUBLIC = {
     "CheckWarning": "imgbuild.events",
     **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
     **dict.fromkeys(
-        ("BuildOptions", "Output", "RegistryOptions", "Secret", "SshAgent"), "imgbuild.options"
+        ("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions", "Secret", "SshAgent"),
+        "imgbuild.options",
     ),
 }
 
 __all__ = [
+    "ArchiveLimits",
     "BuildOptions",
     "BuildPlan",
     "BuildResult",
     "CheckResult",
     "CheckWarning",
+    "ContextEntry",
+    "ContextVerdict",
     "Dockerfile",
     "DockerfileError",
     "ImageDetails",
@@ -95,8 +112,10 @@ __all__ = [
     "build",
     "check",
     "doctor",
+    "explain_context",
     "images",
     "inspect",
+    "list_context",
     "outline",
     "parse",
     "plan",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from imgbuild.build.engine import BuildInputs
     from imgbuild.build.fetch import Web
     from imgbuild.build.rootfs import Rootfs
+    from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.plan.calls import CheckResult, Outline, Targets
     from imgbuild.plan.model import BaseImage, BuildPlan
@@ -164,6 +165,29 @@ def targets(
 
     with _asked(context, fields, events) as question:
         return calls.targets(question)
+
+
+def list_context(context: Context = ".", **fields: Any) -> "Iterator[ContextEntry]":
+    """Yield what a build can read of its context, in the order of a layer: all that is not ignored.
+
+    Of the options only `context` and `dockerfile` count: an ignore file may stand beside that.
+    Raises `UsageError` and `ContextError`, with the first item at the earliest.
+    """
+    from imgbuild.build.sent import list_sent, open_sent
+
+    with open_sent(_options(context, fields)) as tree:
+        yield from list_sent(tree)
+
+
+def explain_context(path: PathLike, context: Context = ".", **fields: Any) -> "ContextVerdict":
+    """Tell whether a build can read `path` of its context, and which line of an ignore file decides.
+
+    `path` is relative to the context. Raises what `list_context` raises.
+    """
+    from imgbuild.build.sent import explain, open_sent
+
+    with open_sent(_options(context, fields)) as tree:
+        return explain(tree, os.fsencode(path))
 
 
 def run(

@@ -5,13 +5,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from imgbuild.build.copyrules import Source, show
 from imgbuild.build.listing import Item, from_entry
 from imgbuild.errors import ContextError, ImageError
 from imgbuild.layer.entry import Entry
+from imgbuild.layer.stream import Readable
+from imgbuild.options import ArchiveLimits
 from imgbuild.store.failure import store_error
+
+if TYPE_CHECKING:
+    from imgbuild.layer.tarread import Limits
 
 _CHUNK = 1 << 20
 _MAGIC_BZIP2 = b"BZh"
@@ -19,6 +24,10 @@ _MAGIC_XZ = b"\xfd7zXZ\0"
 _MAGIC_GZIP = b"\x1f\x8b"
 _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
+# What is packed well is only suspicious once it is large (bytes).
+_RATIO_FROM = 1 << 30
+# Names of members are held in memory (bytes).
+_MOST_NAMES = 256 << 20
 
 
 class UnpackedArchive:
@@ -75,23 +84,25 @@ def is_tar_header(head: bytes) -> bool:
         return False
 
 
-def unpack(stream: BinaryIO, name: str, scratch: Path) -> UnpackedArchive | None:
+def unpack(
+    stream: BinaryIO, name: str, scratch: Path, limits: ArchiveLimits
+) -> UnpackedArchive | None:
     """Decompress and list an archive; None when the content is no tar, which is then copied.
 
-    Raises `ContextError` for an archive that is damaged or tries to leave its directory,
-    `DiskFullError` when there is no room for it.
+    Raises `ContextError` for an archive that is damaged, tries to leave its directory or is past
+    `limits`, `DiskFullError` when there is no room for it.
     """
     from imgbuild.layer.tarread import scan
 
     file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by the archive
     try:
-        if not _decompress(stream, file):
+        if not _decompress(stream, file, limits):
             file.close()
             return None
-        members: list[Entry] = []
+        members = Members(limits)
         file.seek(0)
-        scan(file, members.append)
-        return UnpackedArchive(file, _as_docker_reads(members, name))
+        scan(file, members.add, tar_limits(limits))
+        return UnpackedArchive(file, members.entries)
     except BaseException as error:
         # What could not be written is tried again when the file is closed.
         with suppress(OSError):
@@ -104,58 +115,81 @@ def unpack(stream: BinaryIO, name: str, scratch: Path) -> UnpackedArchive | None
         raise
 
 
-def _as_docker_reads(members: list[Entry], name: str) -> list[Entry]:
-    """Refuse whiteouts: in an archive that is no layer they would mean nothing good."""
-    for entry in members:
+class Members:
+    """Collects the members of an archive within limits; raises `ImageError`."""
+
+    def __init__(self, limits: ArchiveLimits) -> None:
+        self._most = limits.entries
+        self._names = 0
+        self.entries: list[Entry] = []
+
+    def add(self, entry: Entry) -> None:
         if entry.type in ("whiteout", "opaque"):
-            raise ContextError(f"cannot unpack {name}: it holds a whiteout of {show(entry.path)}")
-    return members
+            # In an archive that is no layer it would mean nothing good.
+            raise ImageError(f"it holds a whiteout of {show(entry.path)}")
+        if len(self.entries) >= self._most:
+            raise _past(f"it has more than {self._most} members", "entries")
+        attributes = sum(len(value) for value in entry.xattrs.values())
+        self._names += len(entry.path) + len(entry.linkname) + attributes
+        if self._names > _MOST_NAMES:
+            raise ImageError(f"its names and attributes are larger than {_MOST_NAMES} bytes")
+        self.entries.append(entry)
 
 
-def _decompress(stream: BinaryIO, out: IO[bytes]) -> bool:
+class Counted:
+    """A stream that tells how much was read of it."""
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self.count += len(data)
+        return data
+
+
+def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool:
     """Write the tar inside `stream` to `out`; False when there is no tar inside."""
-    plain = _plain(stream)
+    from imgbuild.layer.decompress import open_uncompressed
+
+    packed = Counted(stream)
+    plain = open_uncompressed(packed, "archive")
     head = b""
-    while len(head) < _BLOCK and (more := plain(_BLOCK - len(head))):
+    while len(head) < _BLOCK and (more := plain.read(_BLOCK - len(head))):
         head += more
     if not is_tar_header(head):
         return False
-    out.write(head)
-    while chunk := plain(_CHUNK):
+    written, chunk = 0, head
+    while chunk:
+        written += len(chunk)
+        check_size(written, packed.count, limits)
         out.write(chunk)
+        chunk = plain.read(_CHUNK)
     return True
 
 
-def _plain(stream: BinaryIO) -> Callable[[int], bytes]:
-    """Return a function that reads the decompressed content; it raises `ImageError`."""
-    head = stream.read(8)
-    stream.seek(0)
-    if head.startswith(_MAGIC_BZIP2):
-        import bz2
-
-        return _guarded(bz2.BZ2File(stream).read)
-    if head.startswith(_MAGIC_XZ):
-        import lzma
-
-        return _guarded(lzma.LZMAFile(stream).read)
-    from imgbuild.layer.decompress import open_uncompressed
-
-    return open_uncompressed(stream).read
+def check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
+    """Raise `ImageError` for an archive of `packed` bytes that is too large unpacked so far."""
+    if written > limits.size:
+        raise _past(f"unpacked it is larger than {limits.size} bytes", "size")
+    if limits.ratio and written > max(_RATIO_FROM, limits.ratio * packed):
+        raise _past(f"unpacked it is more than {limits.ratio} times larger", "ratio")
 
 
-def _guarded(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    def guarded(size: int) -> bytes:
-        try:
-            return read(size)
-        except (OSError, EOFError, ValueError) as error:
-            raise ImageError(f"the compressed data is damaged: {error}") from None
-        except Exception as error:
-            # lzma.LZMAError has no base class of use, and lzma need not be there to name it.
-            if type(error).__name__ != "LZMAError":
-                raise
-            raise ImageError(f"the compressed data is damaged: {error}") from None
+def tar_limits(limits: ArchiveLimits) -> "Limits":
+    """Return what reading a tar may cost at most; members are counted as they are kept."""
+    from imgbuild.layer.tarread import Limits
 
-    return guarded
+    # What is no member takes a block.
+    return Limits(entries=limits.size // _BLOCK + 1, total=limits.size)
+
+
+def _past(what: str, limit: str) -> ImageError:
+    return ImageError(
+        f"{what}, which is the limit",
+        hint=f"if it is no decompression bomb, raise --add-limit-{limit} (archive_limits.{limit})",
+    )
 
 
 def with_archives(
@@ -163,6 +197,7 @@ def with_archives(
     wanted: Sequence[bool],
     open_file: Callable[[int], AbstractContextManager[BinaryIO]],
     scratch: Path,
+    limits: ArchiveLimits,
 ) -> tuple[list[Source], dict[int, UnpackedArchive]]:
     """Turn the files among `sources` that are archives, and are `wanted`, into their members.
 
@@ -173,8 +208,9 @@ def with_archives(
     try:
         for number, source in enumerate(sources):
             found = None
-            if wanted[number] and source.item.type == "file":
-                found = _archive(source, partial(open_file, number), scratch)
+            # What is empty is none, and a socket, which is taken for empty, cannot be opened.
+            if wanted[number] and source.item.type == "file" and source.item.size:
+                found = _archive(source, partial(open_file, number), scratch, limits)
             if found is None:
                 out.append(source)
                 continue
@@ -188,10 +224,13 @@ def with_archives(
 
 
 def _archive(
-    source: Source, open_file: Callable[[], AbstractContextManager[BinaryIO]], scratch: Path
+    source: Source,
+    open_file: Callable[[], AbstractContextManager[BinaryIO]],
+    scratch: Path,
+    limits: ArchiveLimits,
 ) -> UnpackedArchive | None:
     with open_file() as stream:
         if not looks_like_archive(stream.read(_BLOCK)):
             return None
     with open_file() as stream:
-        return unpack(stream, show(source.path), scratch)
+        return unpack(stream, show(source.path), scratch, limits)

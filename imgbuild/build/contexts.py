@@ -12,7 +12,7 @@ from imgbuild.build.places import Place, main_place, tree_places
 from imgbuild.build.remotes import Remotes
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.layer.entry import Entry
-from imgbuild.options import BuildOptions
+from imgbuild.options import ArchiveLimits, BuildOptions
 from imgbuild.plan.fetching import redacted
 from imgbuild.plan.model import GitSource, RemoteSource, UrlSource
 from imgbuild.snapshot.view import RootView
@@ -50,6 +50,7 @@ class Contexts:
 
     def __init__(self, options: BuildOptions, scratch: Path, remotes: Remotes) -> None:
         self._scratch = scratch
+        self._limits = options.archive_limits
         self.remotes = remotes
         self._asked = options.dockerfile
         self._keeps_git_dir = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in _TRUE
@@ -111,7 +112,7 @@ class Contexts:
             case UrlSource():
                 file, found = self._fetched(source)
                 with file:
-                    return _time_of(found, file)
+                    return _time_of(found, file, self._limits)
             case _:
                 assert_never(source)
 
@@ -168,7 +169,7 @@ class Contexts:
         shown = "standard input" if _is_stdin(stream) else "the file that was given"
         peeked = Peeked(stream, shown)
         if peeked.is_archive:
-            tree = open_archive(peeked, shown, self._scratch)
+            tree = open_archive(peeked, shown, self._scratch, self._limits)
             return _Opened(tree, tree.newest, shown)
         _check_text(peeked.head, shown)
         if self._asked is not None:
@@ -203,7 +204,7 @@ class Contexts:
         peeked = Peeked(file, shown)
         if peeked.is_archive:
             with file:
-                tree = open_archive(peeked, shown, self._scratch)
+                tree = open_archive(peeked, shown, self._scratch, self._limits)
             time = found.modified if found.modified is not None else tree.newest
             return _Opened(tree, time, shown)
         _check_text(peeked.head, shown)
@@ -219,16 +220,16 @@ class Contexts:
         shown = redacted(source.url)
         tree = IndexedTree([entry._replace(digest=found.digest)], file, shown)
         with tree.open(_FILE) as stream:
-            return _Opened(tree, _time_of(found, stream), shown)
+            return _Opened(tree, _time_of(found, stream, self._limits), shown)
 
 
-def _time_of(found: "FetchedFile", stream: BinaryIO) -> int | None:
+def _time_of(found: "FetchedFile", stream: BinaryIO, limits: ArchiveLimits) -> int | None:
     """Return when a fetched file is from: by its server, else the newest file of an archive."""
     if found.modified is not None:
         return found.modified
     from imgbuild.build.tarcontext import newest_inside
 
-    return newest_inside(stream)
+    return newest_inside(stream, limits)
 
 
 def _is_stdin(stream: BinaryIO) -> bool:

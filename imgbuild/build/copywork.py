@@ -13,6 +13,7 @@ from imgbuild.build.sources import Filters, close, from_context, from_image
 from imgbuild.build.stack import LayerStack
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest, digest_bytes
+from imgbuild.options import ArchiveLimits
 from imgbuild.plan.model import ContextSource, CopyStep, RemoteSource, UrlSource
 from imgbuild.store.store import Store
 
@@ -32,6 +33,7 @@ class Place(NamedTuple):
     remotes: "Remotes"
     clamp: int | None
     no_cache: bool
+    limits: ArchiveLimits = ArchiveLimits()
 
 
 class CopyWork:
@@ -106,6 +108,7 @@ class CopyWork:
                 gathered,
                 clamp=place.clamp,
                 scratch=store.paths.staging,
+                limits=place.limits,
             )
             maker.finish_tar()
             layer = maker.finish()

@@ -28,14 +28,7 @@ class Definition(NamedTuple):
 
 def read_local(context: Path, asked: Path | None) -> Definition:
     """Read the Dockerfile `asked` for, else that of a folder; raise `ContextError`."""
-    if asked is None:
-        candidates = [context / name for name in _NAMES]
-    else:
-        # As docker: relative to the current folder, else to the context.
-        candidates = [asked]
-        if not asked.is_absolute():
-            candidates.append(context / asked)
-    for path in candidates:
+    for path in _candidates(context, asked):
         try:
             with path.open("rb") as file:
                 return read_stream(file, path.name, str(path))._replace(place=path)
@@ -43,6 +36,26 @@ def read_local(context: Path, asked: Path | None) -> Definition:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
                 raise unreadable(path, error) from None
     raise no_dockerfile(context, asked)
+
+
+def local_place(context: Path, asked: Path | None) -> Path | None:
+    """Return where the Dockerfile of a folder is; None where none is needed or there.
+
+    Raises `ContextError` for one that was named and is not there.
+    """
+    for path in _candidates(context, asked):
+        if path.exists():
+            return path
+    if asked is not None:
+        raise no_dockerfile(context, asked)
+    return None
+
+
+def _candidates(context: Path, asked: Path | None) -> list[Path]:
+    if asked is None:
+        return [context / name for name in _NAMES]
+    # As docker: relative to the current folder, else to the context.
+    return [asked] if asked.is_absolute() else [asked, context / asked]
 
 
 def read_inside(tree: ContextTree | RootView, asked: Path | None, where: str) -> Definition:

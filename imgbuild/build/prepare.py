@@ -65,6 +65,7 @@ def prepare(
         no_cache=options.no_cache,
         fresh=frozenset(bases.fresh),
         source=dockerfile.source,
+        archive_limits=options.archive_limits,
     )
     return Prepared(plan, inputs)
 

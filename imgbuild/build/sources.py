@@ -198,7 +198,7 @@ def _hint(tree: ContextTree | RootView, raw: bytes) -> str:
     """Say why nothing in `tree` has the path `raw`."""
     path = clean(raw)
     if isinstance(tree, ContextTree) and tree.is_ignored(path):
-        return f"{show(path)} is there, but {tree.ignore_name} excludes it"
+        return f"{show(path)} is there, but {tree.why_ignored(path)}"
     if _climbs(raw):
         return (
             f"paths cannot leave {tree.where}: build in a folder further up, or "

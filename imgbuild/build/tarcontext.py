@@ -13,13 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from imgbuild.build.archives import is_tar_header, looks_like_archive
+from imgbuild.build.archives import (
+    Counted,
+    Members,
+    check_size,
+    is_tar_header,
+    looks_like_archive,
+    tar_limits,
+)
 from imgbuild.build.copyrules import show
 from imgbuild.build.definition import check_bytes
 from imgbuild.errors import ContextError, ImageError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.stream import Readable
-from imgbuild.layer.tarread import Limits, read_tar, scan
+from imgbuild.layer.tarread import read_tar, scan
+from imgbuild.options import ArchiveLimits
 from imgbuild.snapshot.view import LayerFiles, RootView
 from imgbuild.store.failure import explained
 
@@ -117,21 +125,21 @@ class Peeked:
         return data
 
 
-def open_archive(
-    stream: Peeked, name: str, scratch: Path, limits: Limits | None = None
-) -> IndexedTree:
+def open_archive(stream: Peeked, name: str, scratch: Path, limits: ArchiveLimits) -> IndexedTree:
     """Read an archive to its end and return it as a tree; `name` is what errors call it.
 
-    Raises `ContextError` for what is damaged, too large or tries to leave its directory, and
+    Raises `ContextError` for what is damaged, past `limits` or tries to leave its directory, and
     `DiskFullError`. What is left is a file without a name in `scratch`.
     """
     with explained("keep the build context"):
         file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - the tree closes it
-    entries: list[Entry] = []
+    members = Members(limits)
     try:
-        scan(_Copied(_inside(stream, name), file), entries.append, limits, markers=False)
-        tree = IndexedTree(entries, file, name)
-        _check_links(tree, entries)
+        packed = Counted(stream)
+        copied = _Copied(_inside(packed, name), file, packed, limits)
+        scan(copied, members.add, tar_limits(limits), markers=False)
+        tree = IndexedTree(members.entries, file, name)
+        _check_links(tree, members.entries)
     except BaseException as error:
         # What could not be written is tried again when the file is closed.
         with suppress(OSError):
@@ -157,14 +165,21 @@ def _inside(stream: Readable, name: str) -> Peeked:
 
 
 class _Copied:
-    """A stream that keeps in a file what is read of it."""
+    """A stream that keeps in a file what is read of it; raises `ImageError` past the limits."""
 
-    def __init__(self, stream: Readable, file: IO[bytes]) -> None:
+    def __init__(
+        self, stream: Readable, file: IO[bytes], packed: Counted, limits: ArchiveLimits
+    ) -> None:
         self._stream = stream
         self._file = file
+        self._packed = packed
+        self._limits = limits
+        self._written = 0
 
     def read(self, size: int = -1, /) -> bytes:
         data = self._stream.read(size)
+        self._written += len(data)
+        check_size(self._written, self._packed.count, self._limits)
         rest = memoryview(data)
         with explained("keep the build context"):
             while rest:
@@ -179,14 +194,15 @@ def _check_links(tree: IndexedTree, entries: Sequence[Entry]) -> None:
             tree.lstat(entry.path)
 
 
-def newest_inside(stream: Readable) -> int | None:
-    """Return the latest time of a file in an archive; None for what is no archive."""
+def newest_inside(stream: Readable, limits: ArchiveLimits) -> int | None:
+    """Return the latest time of a file in an archive; None for what is none, or past `limits`."""
     peeked = Peeked(stream, "the file")
     if not peeked.is_archive:
         return None
     latest: int | None = None
     try:
-        for entry, _ in read_tar(_inside(peeked, "the file"), hashed=False, markers=False):
+        inside = _inside(peeked, "the file")
+        for entry, _ in read_tar(inside, tar_limits(limits), hashed=False, markers=False):
             if entry.type == "file":
                 latest = entry.mtime if latest is None else max(latest, entry.mtime)
     except ImageError:

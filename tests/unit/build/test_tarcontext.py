@@ -12,9 +12,10 @@ from typing import BinaryIO
 import pytest
 import zstandard
 
+from imgbuild.build import archives
 from imgbuild.build.tarcontext import IndexedTree, Peeked, newest_inside, open_archive
 from imgbuild.errors import ContextError, DiskFullError, UsageError
-from imgbuild.layer.tarread import Limits
+from imgbuild.options import ArchiveLimits
 from imgbuild.store.store import Store
 from tests.support.archives import archive, member
 from tests.unit.build.building import build, content, members, names
@@ -23,8 +24,9 @@ DOCKERFILE = b"FROM scratch\nCOPY . /\n"
 FROM_HERE = member(b"Dockerfile", content=DOCKERFILE)
 
 
-def tree(data: bytes, scratch: Path, limits: Limits | None = None) -> IndexedTree:
-    return open_archive(Peeked(io.BytesIO(data), "it"), "it", scratch, limits)
+def tree(data: bytes, scratch: Path, limits: ArchiveLimits | None = None) -> IndexedTree:
+    stream = Peeked(io.BytesIO(data), "it")
+    return open_archive(stream, "it", scratch, limits or ArchiveLimits())
 
 
 def copied(store: Store, *found: bytes, text: str = DOCKERFILE.decode()) -> list[str]:
@@ -138,18 +140,27 @@ def test_what_is_compressed_has_to_be_a_tar(store: Store) -> None:
 def test_limits(store: Store) -> None:
     scratch = store.paths.staging
     many = archive(*(member(b"%d" % n) for n in range(11)))
-    with tree(many, scratch, Limits(entries=11)) as found:
+    with tree(many, scratch, ArchiveLimits(entries=11)) as found:
         assert len(found.listdir(b"")) == 11
-    with pytest.raises(ContextError, match="more than 10 entries"):
-        tree(many, scratch, Limits(entries=10))
+    with pytest.raises(ContextError, match="more than 10 members") as caught:
+        tree(many, scratch, ArchiveLimits(entries=10))
+    assert "archive_limits.entries" in str(caught.value.hint)
     bomb = gzip.compress(archive(member(b"zeros", content=bytes(10 << 20))))
     assert len(bomb) < 100_000
-    with pytest.raises(ContextError, match="has 10485760 bytes"):
-        tree(bomb, scratch, Limits(total=1 << 20))
+    with pytest.raises(ContextError, match="10485760 bytes|larger than 1048576 bytes"):
+        tree(bomb, scratch, ArchiveLimits(size=1 << 20))
     endless = gzip.compress(archive(FROM_HERE) + bytes(10 << 20))
     with pytest.raises(ContextError, match="larger than 1048576 bytes"):
-        tree(endless, scratch, Limits(total=1 << 20))
+        tree(endless, scratch, ArchiveLimits(size=1 << 20))
     assert list(scratch.iterdir()) == []
+
+
+def test_a_bomb_is_told_by_its_ratio(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "_RATIO_FROM", 1 << 20)
+    bomb = gzip.compress(archive(member(b"zeros", content=bytes(10 << 20))))
+    with pytest.raises(ContextError, match="more than 10 times larger"):
+        tree(bomb, store.paths.staging, ArchiveLimits(ratio=10))
+    tree(bomb, store.paths.staging, ArchiveLimits(ratio=0)).close()
 
 
 class _Full(io.BytesIO):
@@ -240,16 +251,20 @@ def test_reading_anywhere_in_any_order(store: Store) -> None:
 
 
 def test_the_newest_file_tells_the_time(store: Store) -> None:
+    def newest(data: bytes) -> int | None:
+        return newest_inside(io.BytesIO(data), ArchiveLimits())
+
     data = archive(
         member(b"d", b"5", mtime=900), member(b"x", mtime=100), member(b"y", mtime=300),
         member(b"z", mtime=200), member(b"l", b"2", link=b"x", mtime=800),
     )  # fmt: skip
     with tree(data, store.paths.staging) as found:
         assert found.newest == 300
-    assert newest_inside(io.BytesIO(gzip.compress(data))) == 300
-    assert newest_inside(io.BytesIO(b"plain")) is None
-    assert newest_inside(io.BytesIO(gzip.compress(b"plain"))) is None
-    assert newest_inside(io.BytesIO(data[:-1500])) is None
+    assert newest(gzip.compress(data)) == 300
+    assert newest(b"plain") is None
+    assert newest(gzip.compress(b"plain")) is None
+    assert newest(data[:-1500]) is None
+    assert newest_inside(io.BytesIO(data), ArchiveLimits(size=1024)) is None
 
 
 class _Text(io.BytesIO):
