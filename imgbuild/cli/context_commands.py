@@ -26,7 +26,7 @@ def context_command() -> None:
 
 @context_command.command("ls", short_help="List what a build can read, and why.")
 @click.argument(
-    "context", metavar="[PATH]", type=click.Path(path_type=Path, readable=False), default="."
+    "context", metavar="[PATH]", type=click.Path(path_type=str, readable=False), default="."
 )
 @click.option(
     "-f",
@@ -45,7 +45,7 @@ def context_command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls_command(
-    *, context: Path, dockerfile: Path | None, explain: Path | None, as_json: bool
+    *, context: str, dockerfile: Path | None, explain: Path | None, as_json: bool
 ) -> None:
     """List what COPY and ADD can read of the context PATH, which is what its ignore file leaves."""
     from imgbuild import api
