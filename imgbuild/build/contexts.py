@@ -32,11 +32,12 @@ _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 class _Opened(NamedTuple):
     """A context that is no folder of the caller; `definition` is its Dockerfile, where it is that alone.
 
-    `time` is what SOURCE_DATE_EPOCH=context means, in seconds since 1970. `name` is for errors.
+    `time` tells what SOURCE_DATE_EPOCH=context means, in seconds since 1970; it may have to read
+    an archive. `name` is for errors.
     """
 
     tree: Tree
-    time: int | None
+    time: Callable[[], int | None]
     name: str
     definition: Definition | None = None
 
@@ -102,7 +103,7 @@ class Contexts:
     def context_time(self, name: str) -> int | None:
         """Return when the content of a context is from, in seconds since 1970; None for a folder."""
         place = self._place(name)
-        return None if isinstance(place, Path) else self._remote_one(name, place).time
+        return None if isinstance(place, Path) else self._remote_one(name, place).time()
 
     def source_time(self, source: RemoteSource) -> int | None:
         """Return when what ADD names is from, in seconds since 1970; raise what fetching raises."""
@@ -170,7 +171,7 @@ class Contexts:
         peeked = Peeked(stream, shown)
         if peeked.is_archive:
             tree = open_archive(peeked, shown, self._scratch, self._limits)
-            return _Opened(tree, tree.newest, shown)
+            return _Opened(tree, lambda: tree.newest, shown)
         _check_text(peeked.head, shown)
         if self._asked is not None:
             raise UsageError(
@@ -180,7 +181,7 @@ class Contexts:
         text = read_stream(peeked, "Dockerfile", f"from {shown}")
         nothing = open(os.devnull, "rb")  # noqa: SIM115 - the tree closes it
         empty = f"the build context, which is empty: {shown} is a Dockerfile"
-        return _Opened(IndexedTree([], nothing, empty), None, shown, text)
+        return _Opened(IndexedTree([], nothing, empty), lambda: None, shown, text)
 
     def _from_repository(self, name: str, source: GitSource) -> _Opened:
         if self._keeps_git_dir and not name:
@@ -190,7 +191,7 @@ class Contexts:
         shown = redacted(source.repository.remote)
         tree = ContextTree(found.folder, where=f"the repository {shown}")
         tree.identity = repr((source, found.commit))
-        return _Opened(tree, found.commit_time, shown)
+        return _Opened(tree, lambda: found.commit_time, shown)
 
     def _fetched(self, source: UrlSource) -> "tuple[BinaryIO, FetchedFile]":
         found = self.remotes.fetch(source)
@@ -206,7 +207,7 @@ class Contexts:
             with file:
                 tree = open_archive(peeked, shown, self._scratch, self._limits)
             time = found.modified if found.modified is not None else tree.newest
-            return _Opened(tree, time, shown)
+            return _Opened(tree, lambda: time, shown)
         _check_text(peeked.head, shown)
         text = read_stream(peeked, os.fsdecode(found.name), shown)
         return self._as_file(source, file, found)._replace(definition=text)
@@ -219,8 +220,12 @@ class Contexts:
         entry = Entry(_FILE, "file", 0o600, mtime=found.modified or 0, size=size)
         shown = redacted(source.url)
         tree = IndexedTree([entry._replace(digest=found.digest)], file, shown)
-        with tree.open(_FILE) as stream:
-            return _Opened(tree, _time_of(found, stream, self._limits), shown)
+
+        def time() -> int | None:
+            with tree.open(_FILE) as stream:
+                return _time_of(found, stream, self._limits)
+
+        return _Opened(tree, time, shown)
 
 
 def _time_of(found: "FetchedFile", stream: BinaryIO, limits: ArchiveLimits) -> int | None:
