@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
     from imgbuild.events import CheckWarning
-    from imgbuild.options import BuildOptions, Output, RegistryOptions
+    from imgbuild.options import BuildOptions, Output, RegistryOptions, Secret, SshAgent
     from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
     from imgbuild.plan.model import BuildPlan
 
@@ -70,7 +70,9 @@ _PUBLIC = {
     ),
     "CheckWarning": "imgbuild.events",
     **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
-    **dict.fromkeys(("BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"),
+    **dict.fromkeys(
+        ("BuildOptions", "Output", "RegistryOptions", "Secret", "SshAgent"), "imgbuild.options"
+    ),
 }
 
 __all__ = [
@@ -87,7 +89,9 @@ __all__ = [
     "Outline",
     "Output",
     "RegistryOptions",
+    "Secret",
     "Span",
+    "SshAgent",
     "StepFailedError",
     "StepResult",
     "Target",

@@ -160,10 +160,11 @@ def _guarded(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
 
 def with_archives(
     sources: Sequence[Source],
+    wanted: Sequence[bool],
     open_file: Callable[[int], AbstractContextManager[BinaryIO]],
     scratch: Path,
 ) -> tuple[list[Source], dict[int, UnpackedArchive]]:
-    """Turn the files among `sources` that are archives into their members.
+    """Turn the files among `sources` that are archives, and are `wanted`, into their members.
 
     `open_file` opens a source by its place. The archives are to be closed.
     """
@@ -172,7 +173,7 @@ def with_archives(
     try:
         for number, source in enumerate(sources):
             found = None
-            if source.item.type == "file":
+            if wanted[number] and source.item.type == "file":
                 found = _archive(source, partial(open_file, number), scratch)
             if found is None:
                 out.append(source)

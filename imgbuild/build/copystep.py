@@ -44,7 +44,8 @@ def copy_layer(
     with ExitStack() as stack:
         archives: dict[int, UnpackedArchive] = {}
         if step.unpack:
-            sources, archives = with_archives(sources, gathered.open, scratch)
+            wanted_ones = [part.unpack for part in gathered.parts]
+            sources, archives = with_archives(sources, wanted_ones, gathered.open, scratch)
             for archive in archives.values():
                 stack.callback(archive.close)
         made = clamp if clamp is not None else newest(sources)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.context import ContextTree
     from imgbuild.build.copywork import CopyWork
+    from imgbuild.build.remotes import Remotes
     from imgbuild.snapshot.roots import Roots
 
 LayerStep = RunStep | CopyStep | WorkdirStep
@@ -48,13 +49,15 @@ class BuildInputs:
     """What a build is made of beside its plan.
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
-    engine closes it. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
+    engine closes it. `open_remotes` is asked for what fetches for ADD, which the engine closes
+    as well. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
     base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
     """
 
     store: Store
     rootfs: Rootfs
     open_context: Callable[[str], "ContextTree"]
+    open_remotes: Callable[[], "Remotes"]
     events: EventSink
     clamp: int | None = None
     no_cache: bool = False
@@ -112,6 +115,7 @@ class _Engine:
         self._outcomes: list[StepOutcome] = []
         self._contexts: dict[str, ContextTree] = {}
         self._opened: Roots | None = None
+        self._fetching: Remotes | None = None
 
     def build(self) -> Built:
         plan = self._plan
@@ -295,7 +299,9 @@ class _Engine:
         source, inputs = step.source, self._inputs
         name = source.name if isinstance(source, ContextSource) else ""
         context = partial(self._context, name)
-        place = Place(self._store, inputs.rootfs.stack, context, inputs.clamp, inputs.no_cache)
+        place = Place(
+            self._store, inputs.rootfs.stack, context, self._remotes, inputs.clamp, inputs.no_cache
+        )
         return CopyWork(step, self._source_layers(step), place)
 
     def _copied(
@@ -338,6 +344,12 @@ class _Engine:
         found = self._copied(step, alone, work)
         progress.key = chain(progress.key, "link", {}, {"layer": alone.key})[0]
         return found
+
+    def _remotes(self) -> "Remotes":
+        if self._fetching is None:
+            self._fetching = self._inputs.open_remotes()
+            self._stack.callback(self._fetching.close)
+        return self._fetching
 
     def _context(self, name: str) -> "ContextTree":
         if name not in self._contexts:

@@ -99,8 +99,11 @@ def holders(directory: Path, own: str = "") -> list[tuple[int, str]]:
 @contextmanager
 def locked(
     path: Path, *, shared: bool = False, seconds: float, sessions: Path, own: str = ""
-) -> Iterator[None]:
-    """Hold the lock file `path`; wait for up to `seconds`, then raise `StoreLockedError`."""
+) -> Iterator[int]:
+    """Hold the lock file `path`; wait for up to `seconds`, then raise `StoreLockedError`.
+
+    A process that inherits the descriptor, which is given, holds the lock until it ends as well.
+    """
     with explained("lock the store"):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -110,7 +113,7 @@ def locked(
             if time.monotonic() >= deadline:
                 raise _busy(path, sessions, own, shared=shared)
             time.sleep(_POLL)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

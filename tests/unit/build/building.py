@@ -12,6 +12,7 @@ from imgbuild.build.bases import Bases, Lookup, directory_contexts
 from imgbuild.build.context import open_context
 from imgbuild.build.engine import BuildInputs, Built, build_image, open_contexts
 from imgbuild.build.platforms import host_platform
+from imgbuild.build.remotes import Remotes
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import UnreachableError
@@ -30,6 +31,10 @@ def no_pull(reference: Reference, _platform: Platform) -> Descriptor:
     raise UnreachableError(f"no registry in this test: {reference}")
 
 
+def no_remotes() -> Remotes:
+    raise AssertionError("nothing is fetched in this test")
+
+
 def build(
     store: Store,
     context: Path,
@@ -42,6 +47,7 @@ def build(
     pull: Callable[[Reference, Platform], Descriptor] = no_pull,
     dockerfile_path: Path | None = None,
     platform: Platform | None = None,
+    open_remotes: Callable[[], Remotes] = no_remotes,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
@@ -66,7 +72,10 @@ def build(
     rootfs = Rootfs(store, SEARCH_PATH)
     fresh = frozenset(bases.fresh)
     return build_image(
-        plan, BuildInputs(store, rootfs, opener, events, clamp, no_cache, fresh, dockerfile)
+        plan,
+        BuildInputs(
+            store, rootfs, opener, open_remotes, events, clamp, no_cache, fresh, dockerfile
+        ),
     )
 
 
