@@ -28,7 +28,6 @@ _CONFIG = {
     "advice.detachedHead": "false",
     "checkout.workers": "0",
     "core.askPass": "",
-    "core.attributesFile": "/dev/null",
     "core.autocrlf": "false",
     "core.fsmonitor": "false",
     "core.hooksPath": "/dev/null",

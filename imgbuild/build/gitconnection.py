@@ -40,12 +40,14 @@ class Reach(NamedTuple):
 
 
 class Connection:
-    """One repository; where its server sends on to becomes its address."""
+    """One repository, by the address that it was given; its server may send on to another one."""
 
     def __init__(self, git: Git, remote: Remote, top: Remote, reach: Reach) -> None:
         self._git = git
         self._authorization = authorization(remote, top, reach.secrets)
-        self._access = _access(remote, reach, self._authorization)
+        self._reach = reach
+        self._access: Access | None = None
+        self._address = remote
         self._redirects = 0
         self.remote = remote
 
@@ -66,9 +68,16 @@ class Connection:
     def _call(
         self, command: Sequence[str], what: Sequence[str], place: Place, env: Mapping[str, str]
     ) -> bytes:
-        access = self._access._replace(env={**self._access.env, **env})
-        words = (*command, "--", self.remote.url, *what)
+        base = self._how()
+        access = base._replace(env={**base.env, **env})
+        words = (*command, "--", self._address.url, *what)
         return self._git.run(*words, place=place, access=access)
+
+    def _how(self) -> Access:
+        # Made when it is first needed: what is kept in the store needs no agent.
+        if self._access is None:
+            self._access = _access(self.remote, self._reach, self._authorization)
+        return self._access
 
     def _follow(self, failure: GitFailedError) -> bool:
         """Take the address that the server sends on to, when credentials may go there.
@@ -84,17 +93,17 @@ class Connection:
             self._call(["ls-remote"], ["HEAD"], ANYWHERE, _TRACE)
         except GitFailedError as traced:
             found = _LOCATION.findall(traced.said)
-            moved = redirected(self.remote, found[-1]) if found else None
+            moved = redirected(self._address, found[-1]) if found else None
         else:
             return True
         if moved is None:
             return False
         config = {
-            key.replace(self.remote.origin, moved.origin): value
-            for key, value in self._access.config.items()
+            key.replace(self._address.origin, moved.origin): value
+            for key, value in self._how().config.items()
         }
-        self._access = self._access._replace(config=config)
-        self.remote = moved
+        self._access = self._how()._replace(config=config)
+        self._address = moved
         return True
 
 

@@ -8,6 +8,8 @@ from imgbuild.build.gitremote import Remote, without_login
 from imgbuild.errors import ContextError, DiskFullError, ImgbuildError
 
 _PREFIX = re.compile(r"(?:fatal|error|remote): *", re.IGNORECASE)
+# These come without a prefix; what git says after them tells nothing.
+_TOLD_BY_SSH = re.compile(r"Host key verification failed|Permission denied \(|^ssh: ")
 _ADDRESS = re.compile(r"[a-z]+://[^\s'\"]+")
 _DAMAGED = re.compile(
     r"corrupt|bad object|is empty|not a git repository: |unable to read|bad signature|bad ref|"
@@ -90,9 +92,9 @@ def _reason(failure: GitFailedError, private: Sequence[str]) -> str:
     if failure.status < 0:
         return f"git was ended by signal {-failure.status}"
     lines = [line.strip() for line in failure.said.splitlines() if line.strip()]
+    told = [line for line in lines if _TOLD_BY_SSH.search(line)]
     fatal = [line for line in lines if line.lower().startswith(("fatal:", "error:"))]
-    told = [line for line in lines if line.startswith(("ssh:", "git@", "Host key"))]
-    lines = [line for line in (*told[:1], *fatal[:2]) if line] or lines[-1:]
+    lines = told[-1:] or fatal[:2] or lines[-1:]
     text = ": ".join(_PREFIX.sub("", line).rstrip(" .:") for line in lines)
     text = "".join(c if c.isprintable() else "?" for c in text)
     for secret in sorted(private, key=len, reverse=True):

@@ -119,6 +119,8 @@ def opened(store: Store, git: Git, url: str, algorithm: str) -> Iterator[Mirror]
                 os.rename(staged, git_dir)
         _remove_leftovers(git_dir)
         yield Mirror(git, git_dir, handle)
+        with explained("clear a git mirror"):
+            (git_dir / INDEX).unlink(missing_ok=True)
 
 
 def discard(store: Store, mirror: Mirror) -> None:

@@ -76,7 +76,9 @@ def redirected(remote: Remote, location: str) -> Remote | None:
     They may where the host stays the same and the connection does not lose its encryption.
     """
     place = location.partition("?")[0].removesuffix("/info/refs")
-    if place.startswith("/"):
+    if place.startswith("//"):
+        place = f"{remote.scheme}:{place}"
+    elif place.startswith("/"):
         place = remote.origin + place
     try:
         found = parse_remote(place)

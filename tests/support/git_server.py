@@ -107,7 +107,8 @@ class GitServer:
     """Serve the repositories in `root`; with `token`, to those alone who send it.
 
     `redirects` maps beginnings of paths to where they are sent on to. Without `any_commit` only
-    what has a name is given out. `hook` is called before a request is answered.
+    what has a name is given out; a `dumb` server gives out files and knows nothing of git. `hook`
+    is called before a request is answered.
     """
 
     root: Path
@@ -116,6 +117,7 @@ class GitServer:
     tls: ssl.SSLContext | None = None
     redirects: dict[str, str] = field(default_factory=dict)
     any_commit: bool = True
+    dumb: bool = False
     hook: Callable[[], None] = lambda: None
     asked: list[Asked] = field(default_factory=list)
 
@@ -187,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (server.token or server.header) and sent not in server.expected():
             self._send(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"who are you?")
             return
-        self._send(*self._backend(body))
+        self._send(*(self._file() if server.dumb else self._backend(body)))
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -198,6 +200,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         self.rfile.readline()
         return body
+
+    def _file(self) -> tuple[int, dict[str, str], bytes]:
+        path = self._git.root / urlsplit(self.path).path.lstrip("/")
+        return (200, {}, path.read_bytes()) if path.is_file() else (404, {}, b"")
 
     def _backend(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         parts = urlsplit(self.path)

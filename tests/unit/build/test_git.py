@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from imgbuild.build.git import Checkout, GitFetcher
+from imgbuild.build.gitrefs import Found
 from imgbuild.errors import ContextError, ImgbuildError
 from imgbuild.options import RegistryOptions
 from imgbuild.plan.gitref import parse_git_ref
@@ -206,6 +208,31 @@ def test_a_server_that_does_not_answer(tmp_path: Path, fetcher: GitFetcher) -> N
     assert "can be reached from here" in (error.hint or "")
 
 
+def test_a_server_that_knows_nothing_of_git(
+    app: Repository, server: GitServer, fetcher: GitFetcher
+) -> None:
+    server.dumb = True
+    first = app.git("rev-parse", "HEAD")
+    commit = app.commit({"file": "two\n"})
+    app.git("gc", "-q")
+    app.git("update-server-info")
+    assert fetcher.checkout(source(f"{server.address('app')}#main")).commit == commit
+    found = fetcher.checkout(source(f"{server.address('app')}#{first}"))
+    assert (found.commit, files(found.folder)["file"]) == (first, "one\n")
+
+
+def test_through_a_proxy(app: Repository, server: GitServer, store: Store) -> None:
+    registry = RegistryOptions(proxies={"http": server.url, "no": "other.test"})
+    path = os.environ["PATH"]
+    with GitFetcher(store, Given(), registry=registry, search_path=path) as fetcher:
+        found = fetcher.checkout(source("http://git.test/app.git"))
+        assert files(found.folder)["file"] == "one\n"
+        assert server.asked[0].path.startswith("http://git.test/app.git/info/refs")
+        server.asked.clear()
+        fetcher.checkout(source(server.address("app")))
+        assert server.asked[0].path.startswith("/app.git/")
+
+
 def test_an_empty_repository(server: GitServer, fetcher: GitFetcher) -> None:
     server.repository("empty")
     error = refused(fetcher, server.address("empty"))
@@ -246,6 +273,18 @@ def test_a_checksum_that_does_not_match_is_told_before_anything_is_fetched(
         error = refused(fetcher, server.address("app") + text, checksum="0000")
         assert error.message == f"expected checksum to match 0000, got {names}"
     assert list(store.paths.mirrors.iterdir()) == []
+
+
+def test_what_a_server_says_of_a_tag_is_not_believed(
+    app: Repository, server: GitServer, fetcher: GitFetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = app.git("rev-parse", "HEAD")
+    app.git("tag", "-a", "-m", "v1", "v1")
+    tag = app.git("rev-parse", "v1")
+    lie = Found(tag, "refs/tags/v1", "0123" * 10)
+    monkeypatch.setattr(sys.modules[GitFetcher.__module__], "resolve", lambda *_: lie)
+    error = refused(fetcher, f"{server.address('app')}#v1", checksum="0123")
+    assert error.message == f"expected checksum to match 0123, got {tag} or {commit}"
 
 
 def test_a_checksum_that_is_none(app: Repository, server: GitServer, fetcher: GitFetcher) -> None:
@@ -346,6 +385,7 @@ def test_a_folder_with_signs_of_patterns(server: GitServer, fetcher: GitFetcher)
     for subdir, text in (("a*", "star\n"), (":(top)", "colon\n")):
         found = fetcher.checkout(source(f"{server.address('signs')}#:{subdir}"))
         assert files(found.folder) == {"file": text}
+        assert os.listdir(found.folder.parent) == [subdir], "the others were not written"
 
 
 @pytest.mark.parametrize("subdir", ["absent", "file", "link", "link/folder", "folder/up/folder"])
@@ -615,9 +655,8 @@ def test_links_out_of_the_repository_stay_links(
 def test_a_list_of_submodules_that_is_a_link(
     app: Repository, server: GitServer, fetcher: GitFetcher
 ) -> None:
-    (app.path / ".gitmodules").symlink_to("/etc/passwd")
-    app.commit({})
-    assert "fsck" in refused(fetcher, server.address("app")).message
+    app.forged({".gitmodules": ("120000", app.blob(b"/etc/passwd"))})
+    assert "gitmodules is a symbolic link" in refused(fetcher, server.address("app")).message
 
 
 def test_too_many_folders_in_each_other(server: GitServer, fetcher: GitFetcher) -> None:
@@ -715,8 +754,9 @@ def test_secrets_are_in_no_file_no_argument_and_no_error(
         with fetching(store, {"GIT_AUTH_TOKEN": TOKEN}) as fetcher:
             fetcher.checkout(source(server.address("app"), keep=True))
             assert_nowhere(store.paths.root, TOKEN)
-            for encoded in server.expected() - {""}:
-                assert_nowhere(store.paths.root, encoded.removeprefix("basic "))
+            encoded = server.expected() - {""}
+            for text in encoded:
+                assert_nowhere(store.paths.root, text.removeprefix("basic "))
         with fetching(store, {"GIT_AUTH_TOKEN": "wrong-secret"}) as fetcher:
             error = refused(fetcher, server.address("app"))
         assert "wrong-secret" not in f"{error.message}{error.hint}"
@@ -725,7 +765,8 @@ def test_secrets_are_in_no_file_no_argument_and_no_error(
             error = refused(fetcher, server.address("app"))
         assert f"--secret id=GIT_AUTH_TOKEN.{server.host}" in (error.hint or "")
     assert arguments
-    assert not any("secret" in word for word in arguments)
+    forbidden = (TOKEN, "wrong-secret", *(text.removeprefix("basic ") for text in encoded))
+    assert not any(text in word for word in arguments for text in forbidden)
 
 
 def test_credentials_do_not_follow_to_another_server(store: Store, tmp_path: Path) -> None:
@@ -743,10 +784,16 @@ def test_credentials_do_not_follow_to_another_server(store: Store, tmp_path: Pat
 
 def test_credentials_follow_on_one_server(store: Store, tmp_path: Path) -> None:
     with GitServer(tmp_path / "served", token=TOKEN) as server:
-        commit = server.repository("new").commit({"file": "x\n"})
+        lib = server.repository("lib")
+        made = server.repository("new")
+        commit = made.add_submodule("sub", "../lib.git", lib.commit({"of-lib": "lib\n"}))
         server.redirects |= {"/old.git": "/middle.git", "/middle.git": server.address("new")}
         with fetching(store, {"GIT_AUTH_TOKEN": TOKEN}) as fetcher:
-            assert fetcher.checkout(source(server.address("old"))).commit == commit
+            found = fetcher.checkout(source(server.address("old"), keep=True))
+            assert found.commit == commit
+            assert (found.folder / "sub/of-lib").exists()
+            kept = Repository(found.folder)
+            assert kept.git("remote", "get-url", "origin") == server.address("old")
             server.redirects["/round.git"] = "/round.git"
             refused(fetcher, server.address("round"))
 
@@ -761,6 +808,21 @@ def test_a_server_with_an_authority_of_its_own(store: Store, tmp_path: Path) -> 
         path = os.environ["PATH"]
         with GitFetcher(store, Given(), registry=registry, search_path=path) as fetcher:
             assert fetcher.checkout(source(server.address("app"))).commit == commit
+
+
+def test_an_encrypted_connection_stays_one(store: Store, tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    registry, path = RegistryOptions(ca_file=made.ca), os.environ["PATH"]
+    with (
+        GitServer(tmp_path / "a", tls=made.server_context()) as one,
+        GitServer(tmp_path / "b") as other,
+        GitFetcher(store, Given(), registry=registry, search_path=path) as fetcher,
+    ):
+        other.repository("app").commit({"file": "x\n"})
+        one.redirects["/app.git"] = other.address("app")
+        error = refused(fetcher, one.address("app"))
+        assert "write the one you trust" in (error.hint or ""), error.message
+        assert other.asked == []
 
 
 def test_ssh_needs_an_agent(fetcher: GitFetcher) -> None:
@@ -911,8 +973,13 @@ def test_a_build_that_is_killed_while_it_fetches(
     with child(tmp_path / "shared", server.address("app")) as process:
         assert reached.wait(60)
         process.send_signal(signal.SIGKILL)
-    go_on.set()
     with child(tmp_path / "shared", server.address("app")) as process:
+        # The git of the dead build lives, and works in what is kept.
+        while len(server.asked) < 6:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        assert (process.poll(), len(server.asked)) == (None, 6)
+        go_on.set()
         assert process.communicate(timeout=60)[0] == f"{commit} one\n"
     with Store.open(tmp_path / "shared") as store:
         assert list(store.paths.staging.iterdir()) == []
