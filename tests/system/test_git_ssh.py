@@ -5,6 +5,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,7 +102,7 @@ def server(tmp_path: Path, privileges: None) -> Iterator[Server]:
         "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
     )
     (folder / "known").write_text(f"[127.0.0.1]:{port} {host_key}")
-    agent = Path(f"/tmp/imgbuild-agent-{os.getpid()}-{port}")  # such names have to be short
+    agent = Path(tempfile.mkdtemp(), "agent")  # names of sockets have to be short
     assert SSHD is not None
     processes = [
         subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL),
@@ -120,7 +121,7 @@ def server(tmp_path: Path, privileges: None) -> Iterator[Server]:
         for process in processes:
             process.terminate()
             process.wait()
-        agent.unlink(missing_ok=True)
+        shutil.rmtree(agent.parent)
 
 
 @pytest.fixture

@@ -282,7 +282,7 @@ def test_what_a_server_says_of_a_tag_is_not_believed(
     app.git("tag", "-a", "-m", "v1", "v1")
     tag = app.git("rev-parse", "v1")
     lie = Found(tag, "refs/tags/v1", "0123" * 10)
-    monkeypatch.setattr("imgbuild.build.git.resolve", lambda *_: lie)
+    monkeypatch.setattr(sys.modules[GitFetcher.__module__], "resolve", lambda *_: lie)
     error = refused(fetcher, f"{server.address('app')}#v1", checksum="0123")
     assert error.message == f"expected checksum to match 0123, got {tag} or {commit}"
 

@@ -38,11 +38,11 @@ class Memo:
 @contextmanager
 def gathered(context: Path, *patterns: str) -> Iterator[Gathered]:
     with ContextTree(context) as tree:
-        found = Gathered([Part(tree, from_context(tree, patterns or (".",), SCRATCH))], 0)
+        sources = from_context(tree, patterns or (".",), SCRATCH)
         try:
-            yield found
+            yield Gathered([Part(tree, sources)], 0)
         finally:
-            close(found.sources)
+            close(sources)
 
 
 def digest(context: Path, *patterns: str, memo: Memo | None = None) -> str:
