@@ -1,0 +1,148 @@
+"""Other builders, to compare with: each builds a Dockerfile and tells the root file system it made."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from tests.support import flatten
+from tests.support.flatten import Tree
+
+# What a peer may not know, each with a build that shows it. `f` is a file of the context.
+FEATURES = {
+    "chmod": "COPY --chmod=600 f /",
+    "symbolic": "COPY --chmod=u+x f /",
+    "link": "COPY --link f /",
+    "parents": "COPY --parents f /",
+    "exclude": "COPY --exclude=g f /",
+    "heredoc": "COPY <<E /h\nhello\nE",
+}
+
+
+class BuildError(Exception):
+    """The peer refused to build, in its own words."""
+
+
+class Peer:
+    """A builder; `name` is what people call it, `features` is what it knows of `FEATURES`."""
+
+    name = ""
+    compares_xattrs = True
+
+    def __init__(self) -> None:
+        # Short, since podman's libraries bound the length of some paths, and outside of what pytest keeps.
+        self.scratch = Path(tempfile.mkdtemp(prefix="imgbuild-peer-"))
+        self.features: frozenset[str] = frozenset()
+
+    def __enter__(self) -> Self:
+        try:
+            self._probe()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def build(self, context: Path) -> Tree:
+        """Build the Dockerfile of a context; raise `BuildError`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def _probe(self) -> None:
+        """Skip the test where this builder does not work at all; find out what it knows."""
+        context = self.scratch / "probe"
+        context.mkdir()
+        (context / "f").write_text("f")
+        try:
+            self._try(context, "COPY f /")
+        except (BuildError, OSError) as error:
+            pytest.skip(f"{self.name} cannot build here: {str(error).strip()[-300:]}")
+        self.features = frozenset(name for name, line in FEATURES.items() if self._knows(context, line))
+
+    def _knows(self, context: Path, line: str) -> bool:
+        try:
+            self._try(context, line)
+        except BuildError:
+            return False
+        return True
+
+    def _try(self, context: Path, line: str) -> None:
+        (context / "Dockerfile").write_text(f"FROM scratch\n{line}\n")
+        self.build(context)
+
+
+class Buildah(Peer):
+    """`buildah build` with a store of its own; nothing it does needs more than files."""
+
+    name = "buildah"
+
+    def build(self, context: Path) -> Tree:
+        out = self.scratch / "out"
+        try:
+            _run(
+                [*self._buildah(), "build", "--isolation=chroot", "--pull=never", "--quiet",
+                 "--layers=false", "-t", f"oci:{out}:latest", context],
+            )  # fmt: skip
+            return flatten.layout(out)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(self.scratch / "root", ignore_errors=True)
+
+    def _buildah(self) -> list[str | Path]:
+        store = ["--root", self.scratch / "root", "--runroot", self.scratch / "run"]
+        return ["buildah", *store, "--storage-driver=vfs"]
+
+    def close(self) -> None:
+        if os.geteuid() != 0:
+            # What it keeps belongs to subordinate ids.
+            command = ["buildah", "unshare", "rm", "-rf", str(self.scratch)]
+            subprocess.run(command, capture_output=True, timeout=60)
+        super().close()
+
+
+class Docker(Peer):
+    """`docker build` with BuildKit: the rules themselves, as its version has them."""
+
+    name = "docker"
+    compares_xattrs = False  # its tar of a root file system has none
+
+    def build(self, context: Path) -> Tree:
+        out = self.scratch / "out.tar"
+        try:
+            command = ["docker", "build", "--no-cache", "-o", f"type=tar,dest={out}", context]
+            _run(command, {"DOCKER_BUILDKIT": "1"})
+            with out.open("rb") as stream:
+                return flatten.layers([stream])
+        finally:
+            out.unlink(missing_ok=True)
+
+    def _probe(self) -> None:
+        done = subprocess.run(["docker", "info"], capture_output=True, text=True, timeout=60)
+        if done.returncode:
+            pytest.skip(f"no docker engine here: {done.stderr.strip()[-300:]}")
+        super()._probe()
+
+
+def _run(command: list[str | Path], extra: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+        env={**os.environ, **(extra or {})},
+    )
+    if done.returncode:
+        raise BuildError(done.stderr)
