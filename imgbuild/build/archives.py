@@ -172,7 +172,8 @@ def with_archives(
     try:
         for number, source in enumerate(sources):
             found = None
-            if source.item.type == "file":
+            # Sockets, which are copied as empty files, cannot be opened.
+            if source.item.type == "file" and source.item.size:
                 found = _archive(source, partial(open_file, number), scratch)
             if found is None:
                 out.append(source)

@@ -112,7 +112,8 @@ def resolve(
 def select(tree: Tree, pattern: bytes) -> list[Selected]:
     """Return what `pattern` names in `tree`; no match for a wildcard is an empty list.
 
-    Raises `ContextError` with BuildKit's words when a plain path is not there.
+    Raises `ContextError` with BuildKit's words when a plain path, or that before a wildcard, is
+    not there.
     """
     elements = clean(pattern).split(b"/")
     wild = next((i for i, e in enumerate(elements) if has_wildcard(e)), len(elements))
@@ -120,6 +121,8 @@ def select(tree: Tree, pattern: bytes) -> list[Selected]:
     if wild == len(elements):
         return [_follow(tree, plain, plain)]
     start = resolve(tree.lstat, plain)
+    if start and tree.lstat(start) is None:
+        raise ContextError(f"lstat {show(plain)}: no such file or directory")
     names = (
         _join(start, rel) for rel in sorted(matches(tree, start, elements[wild:]), key=sort_key)
     )

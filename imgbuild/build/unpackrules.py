@@ -34,6 +34,8 @@ class _Unpacking:
         self._target = target
         self._new: dict[ImagePath, Placed] = {}
         self._replaced: set[ImagePath] = set()
+        # The last header of each file with several names.
+        self._linked: dict[bytes, Entry] = {}
 
     def lstat(self, path: ImagePath) -> Entry | None:
         if not path:
@@ -70,7 +72,7 @@ class _Unpacking:
         at = _join(above, name)
         self._clear(at, item)
         if item.type == "hardlink":
-            self._link(at, placing.resolve(_join(top, item.link)), placing)
+            self._link(at, item, placing.resolve(_join(top, item.link)), placing)
         else:
             self._new[at] = Placed(placing.owned(item, at, item.mode), source, item, number)
 
@@ -94,7 +96,8 @@ class _Unpacking:
             for path in [p for p in self._new if p.startswith(at + b"/")]:
                 del self._new[path]
 
-    def _link(self, at: ImagePath, target: ImagePath, placing: Placing) -> None:
+    def _link(self, at: ImagePath, item: Item, target: ImagePath, placing: Placing) -> None:
+        """Give what the archive brought a second name; the file takes mode and owner of that one."""
         found = self._new.get(target)
         if found is None or found.item is None or found.entry.type != "file":
             raise ContextError(
@@ -103,9 +106,8 @@ class _Unpacking:
         # A name that no other group has: those of a listing never start with a slash.
         group = found.group or b"/%d" % found.number
         self._new[target] = found._replace(group=group)
-        self._new[at] = found._replace(
-            entry=placing.owned(found.item, at, found.entry.mode), group=group
-        )
+        self._new[at] = found._replace(entry=found.entry._replace(path=at), group=group)
+        self._linked[group] = placing.owned(item, at, item.mode)
 
     def finish(self) -> Iterator[Placed]:
         """Yield all in layer order, with the directories above that the image has already."""
@@ -119,7 +121,14 @@ class _Unpacking:
                     kept = Entry(above, "dir", entry.mode, entry.uid, entry.gid, entry.mtime)
                     self._new[above] = Placed(kept._replace(xattrs=entry.xattrs))
                 above = above.rpartition(b"/")[0]
-        return (self._new[path] for path in sorted(self._new, key=sort_key))
+        return (self._settled(self._new[path]) for path in sorted(self._new, key=sort_key))
+
+    def _settled(self, placed: Placed) -> Placed:
+        last = self._linked.get(placed.group)
+        if last is None:
+            return placed
+        entry = placed.entry._replace(mode=last.mode, uid=last.uid, gid=last.gid)
+        return placed._replace(entry=entry)
 
 
 def _join(above: ImagePath, rest: bytes) -> ImagePath:

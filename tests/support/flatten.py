@@ -113,7 +113,9 @@ def _apply(stream: BinaryIO, files: dict[str, _Inode]) -> None:
             _put(tar, path, member, files)
 
 
-def _put(tar: tarfile.TarFile, path: str, member: tarfile.TarInfo, files: dict[str, _Inode]) -> None:
+def _put(
+    tar: tarfile.TarFile, path: str, member: tarfile.TarInfo, files: dict[str, _Inode]
+) -> None:
     for above in _above(path):
         if above in files and files[above].node.type != "dir":
             raise ValueError(f"{path!r} lies below {above!r}, which is no directory")

@@ -13,15 +13,27 @@ import pytest
 
 from tests.support import flatten
 from tests.support.flatten import Tree
+from tests.support.random_trees import Thing, lay, pack
 
-# What a peer may not know, each with a build that shows it. `f` is a file of the context.
-FEATURES = {
-    "chmod": "COPY --chmod=600 f /",
-    "symbolic": "COPY --chmod=u+x f /",
-    "link": "COPY --link f /",
-    "parents": "COPY --parents f /",
-    "exclude": "COPY --exclude=g f /",
-    "heredoc": "COPY <<E /h\nhello\nE",
+_PROBED = {
+    "f": Thing("file", data=b"f"),
+    "d": Thing("dir", 0o755),
+    "d/f": Thing("file", data=b"f"),
+    "d/p": Thing("fifo"),
+}
+
+# What a peer may not know, each with a build that shows it, and what has to come of that. Of the
+# context, `f` is a file of mode 0644, `t` a tar of a file `g`, `d` holds a fifo `p` and a file `f`.
+_F = "1 bytes 252f10c8"
+FEATURES: dict[str, tuple[str, dict[str, str]]] = {
+    "chmod": ("COPY --chmod=4711 f /", {"f": f"file 4711 0:0 {_F}"}),
+    "symbolic": ("COPY --chmod=u+x f /", {"f": f"file 0744 0:0 {_F}"}),
+    "link": ("COPY --link f /", {"f": f"file 0644 0:0 {_F}"}),
+    "parents": ("COPY --parents d/f /", {"d": "dir 0755 0:0", "d/f": f"file 0644 0:0 {_F}"}),
+    "exclude": ("COPY --exclude=p d /", {"f": f"file 0644 0:0 {_F}"}),
+    "heredoc": ("COPY <<E /h\nf\nE", {"h": "file 0644 0:0 2 bytes 092fcfbb"}),
+    "archive-chown": ("ADD --chown=1:2 t /", {"g": f"file 0644 1:2 {_F}"}),
+    "fifo": ("COPY d/p /", {"p": "fifo 0644 0:0"}),
 }
 
 
@@ -49,7 +61,10 @@ class Peer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -64,23 +79,24 @@ class Peer:
         """Skip the test where this builder does not work at all; find out what it knows."""
         context = self.scratch / "probe"
         context.mkdir()
-        (context / "f").write_text("f")
+        lay(_PROBED, context)
+        (context / "t").write_bytes(pack({"g": _PROBED["f"]}))
         try:
             self._try(context, "COPY f /")
         except (BuildError, OSError) as error:
             pytest.skip(f"{self.name} cannot build here: {str(error).strip()[-300:]}")
-        self.features = frozenset(name for name, line in FEATURES.items() if self._knows(context, line))
+        self.features = frozenset(name for name in FEATURES if self._knows(context, name))
 
-    def _knows(self, context: Path, line: str) -> bool:
+    def _knows(self, context: Path, feature: str) -> bool:
+        line, wanted = FEATURES[feature]
         try:
-            self._try(context, line)
+            return {path: str(node) for path, node in self._try(context, line).items()} == wanted
         except BuildError:
             return False
-        return True
 
-    def _try(self, context: Path, line: str) -> None:
+    def _try(self, context: Path, line: str) -> Tree:
         (context / "Dockerfile").write_text(f"FROM scratch\n{line}\n")
-        self.build(context)
+        return self.build(context)
 
 
 class Buildah(Peer):

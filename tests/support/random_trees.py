@@ -4,7 +4,8 @@ import io
 import os
 import socket
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +79,9 @@ def trees(
                 continue
             thing = thing._replace(link=draw(st.sampled_from(targets)))
         for up in above:
-            found.setdefault(up, draw(directories()) if draw(st.booleans()) else Thing("dir", 0o755))
+            found.setdefault(
+                up, draw(directories()) if draw(st.booleans()) else Thing("dir", 0o755)
+            )
         found["/".join(path)] = thing
     return found
 
@@ -110,13 +113,20 @@ def _make_fifo(at: Path, _thing: Thing) -> None:
 
 
 def _make_socket(at: Path, _thing: Thing) -> None:
-    here = os.open(at.parent, os.O_PATH)
+    # Under a short name by a short way, since the path of a socket has at most 108 bytes.
+    with _short_path(at.parent) as folder, socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"{folder}/.new")
+    at.with_name(".new").rename(at)
+
+
+@contextmanager
+def _short_path(folder: Path) -> Iterator[str]:
+    """Give a short path of a directory."""
+    fd = os.open(folder, os.O_PATH)
     try:
-        # By way of the directory, since the path of a socket is bounded by 108 bytes.
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(os.fsencode(f"/proc/self/fd/{here}/{at.name}"))
+        yield f"/proc/self/fd/{fd}"
     finally:
-        os.close(here)
+        os.close(fd)
 
 
 _MAKERS: dict[str, Callable[[Path, Thing], None]] = {
