@@ -1,5 +1,6 @@
 """Entries -> a layer in the store: blob and index, both whole or not at all."""
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -49,9 +50,9 @@ class LayerMaker:
         """Add the next entry, in layer order; see `TarWriter.add`."""
         return self._tar.add(entry, content, vouched=vouched)
 
-    def add_bytes(self, entry: Entry, data: bytes, digest: Digest) -> None:
-        """Add a file with its content; see `TarWriter.add_bytes`."""
-        self._tar.add_bytes(entry, data, digest)
+    def add_files(self, files: Iterable[tuple[Entry, bytes, Digest]]) -> None:
+        """Add files with their contents; see `TarWriter.add_files`."""
+        self._tar.add_files(files)
 
     def finish_tar(self) -> None:
         """End the tar that `add` wrote."""

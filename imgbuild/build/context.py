@@ -36,6 +36,8 @@ _KINDS: dict[int, EntryType] = {
 }
 _ENCODING = sys.getfilesystemencoding()
 _ROOT = Item(b"", "dir", 0o755)
+_NEVER = sys.maxsize
+_MANY = 2000
 
 Key = TypeVar("Key")
 Skip = Callable[[ImagePath], bool]
@@ -68,6 +70,7 @@ class ContextTree:
         self._ignore_name = ignore_name or ".dockerignore"
         self._items: dict[ImagePath, Item | None] = {}
         self._readers: Readers | None = None
+        self._early = _NEVER  # after as many items, a walk starts what reads files
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as problem:
@@ -118,6 +121,7 @@ class ContextTree:
         directory is there only for the sake of what was brought back below it.
         """
         prefix = path + b"/" if path else b""
+        left = self._early
         links: dict[tuple[int, int], bytes] = {}
         way = [self._enter(self._open_dir(path), prefix, b"")]
         kept: list[Item] = []  # ignored directories down to here, which may turn out to be empty
@@ -136,6 +140,9 @@ class ContextTree:
                 if hidden and not self._may_include_below(at):
                     continue
                 item = self._stat(at, below, name, fd, links)
+                left -= 1
+                if left == 0:
+                    self._reading().start()
                 if item is None or (hidden and item.type != "dir"):
                     continue
                 if item.type != "dir":
@@ -155,6 +162,10 @@ class ContextTree:
         finally:
             for frame in way:
                 os.close(frame.fd)
+
+    def expect_reading(self) -> None:
+        """Say that what is walked next is read then: with many files, that is made ready meanwhile."""
+        self._early = _MANY
 
     def open(self, path: ImagePath) -> BinaryIO:
         """Open a file for reading; no symlink is followed at its end. Raises `ContextError`."""
@@ -176,10 +187,8 @@ class ContextTree:
         self, batches: Iterable[tuple[Key, list[Wanted]]], flags: int, expected: int
     ) -> Iterator[tuple[Key, Batch]]:
         """Read files in batches, as `Readers.read` does; raise `ContextError`."""
-        if self._readers is None:
-            self._readers = Readers(self._fd)
         try:
-            yield from self._readers.read(batches, flags, expected)
+            yield from self._reading().read(batches, flags, expected)
         except FileChangedError as error:
             raise self._changed(error.path) from None
         except FileReadError as error:
@@ -200,6 +209,11 @@ class ContextTree:
         return self._ignore_name
 
     # --- below here nothing is public
+
+    def _reading(self) -> Readers:
+        if self._readers is None:
+            self._readers = Readers(self._fd)
+        return self._readers
 
     def _hidden(self, path: ImagePath) -> bool:
         return self._ignore is not None and self._ignore.matches(path)

@@ -19,7 +19,8 @@ from imgbuild.build.listing import Item, Listing
 from imgbuild.build.readers import FILES, Batch
 from imgbuild.build.unpackrules import place_unpacked
 from imgbuild.errors import ContextError
-from imgbuild.layer.entry import NO_XATTRS, ImagePath
+from imgbuild.layer.entry import NO_XATTRS, Entry, ImagePath
+from imgbuild.oci.digest import Digest
 from imgbuild.plan.chmod import parse_changes
 from imgbuild.plan.model import CopyStep, Document, WorkdirStep
 from imgbuild.snapshot.view import RootView
@@ -160,25 +161,30 @@ class _Writer:
         return self._gathered.path(one)
 
     def _write_small(self, small: _Small, batch: Batch) -> None:
-        facts = self._gathered.facts
-        maker = self._maker
-        read = iter(zip(batch.facts, batch.contents, strict=True))
-        files = iter(small.files)
-        file = next(files, -1)
-        for number, one in enumerate(small.placed):
-            if number != file:
+        start = 0
+        for first, end in _runs(small.files):
+            number = small.files[first]
+            for one in small.placed[start:number]:
                 self._write(one)
-                continue
-            file = next(files, -1)
-            (raw, xattrs), data = next(read)
-            if raw is not None:
-                facts.set(one.number, raw, xattrs)
-            else:
-                raw = facts.digest(one.number)
+            start = number + end - first
+            self._maker.add_files(self._known(small.placed[number:start], batch, first))
+        for one in small.placed[start:]:
+            self._write(one)
+
+    def _known(
+        self, placed: Sequence[Placed], batch: Batch, first: int
+    ) -> Iterator[tuple[Entry, bytes, Digest]]:
+        """Yield files with what was read of them; the first is the batch's number `first`."""
+        facts = self._gathered.facts
+        for at, one in enumerate(placed, first):
+            read, xattrs = batch.facts[at]
+            if read is not None:
+                facts.set(one.number, read, xattrs)
+            raw = read or facts.digest(one.number)
             assert raw is not None  # noqa: S101  it was either read now or known before
             known = facts.xattrs.get(one.number) if facts.xattrs else None
             entry = one.entry._replace(xattrs=known) if known else one.entry
-            maker.add_bytes(entry, data, as_digest(raw))
+            yield entry, batch.contents[at], as_digest(raw)
 
     def _write(self, one: Placed) -> None:
         entry = one.entry
@@ -215,6 +221,15 @@ class _Writer:
             tree.check(stream, path, item)
         if raw is None and written is not None:
             gathered.facts.set(one.number, bytes.fromhex(written.encoded), known)
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield where numbers that follow each other start and end in a list."""
+    start = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            yield start, at
+            start = at
 
 
 def workdir_layer(maker: LayerMaker, step: WorkdirStep, view: RootView, clamp: int | None) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple, Self
 
-from imgbuild.build.commit import LayerMaker
 from imgbuild.build.context import ContextTree
 from imgbuild.build.gathered import Gathered
 from imgbuild.build.sources import Filters, from_context, from_image
@@ -44,7 +43,12 @@ class CopyWork:
     def __exit__(self, *_details: object) -> None:
         self._open.close()
 
-    def known_digest(self) -> Digest | None:
+    def expect_reading(self) -> None:
+        """Say that `make` comes first, whatever the sources hold."""
+        if isinstance(self._step.source, ContextSource):
+            self._place.context().expect_reading()
+
+    def _known_digest(self) -> Digest | None:
         """Return the digest of the sources if that needs no file to be read; raise `ContextError`."""
         if self._digest is None and not self._place.no_cache:
             cache = self._place.store.cache
@@ -56,7 +60,7 @@ class CopyWork:
 
     def digest(self) -> Digest:
         """Return the digest of what the sources hold; what is not known yet is read."""
-        found = self.known_digest()
+        found = self._known_digest()
         if found is not None:
             return found
         gathered, cache = self._gather(), self._place.store.cache
@@ -72,9 +76,11 @@ class CopyWork:
 
     def make(self, below: Sequence[Layer]) -> Layer:
         """Make the layer, on top of `below`; raise `ContextError`."""
+        from imgbuild.build.commit import LayerMaker
         from imgbuild.build.copystep import copy_layer
 
         place, gathered = self._place, self._gather()
+        was_known = gathered.is_known
         store = place.store
         with LayerMaker(store, place.clamp) as maker, place.stack.view(below) as view:
             copy_layer(
@@ -87,7 +93,7 @@ class CopyWork:
             )
             maker.finish_tar()
             layer = maker.finish()
-        if not gathered.is_known:
+        if not was_known:
             gathered.remember(store.cache)
         return layer
 

@@ -302,8 +302,9 @@ class _Engine:
         self, step: CopyStep, progress: _Progress, work: "CopyWork"
     ) -> tuple[StepRecord, Verdict]:
         family = self._chained(step, progress, {})[0]
-        if work.known_digest() is None and not self._may_be_cached(step, family):
+        if not self._may_be_cached(step, family):
             # Whatever the files hold, no layer of them is there: they are hashed while it is made.
+            work.expect_reading()
             layer = work.make(progress.layers)
             document = self._key(step, progress, {"content": work.digest()})
             return self._make(progress, document, lambda: layer, family)

@@ -20,7 +20,7 @@ class Gathered:
     """Sources of several trees, numbered through; close it when done.
 
     `trees` has the tree of each source. `begun` is when the first of them was looked at, in
-    nanoseconds since 1970. `is_known` tells that the facts about all files were read.
+    nanoseconds since 1970.
     """
 
     def __init__(self, parts: Sequence[tuple[FileSource, Sequence[Source]]], begun: int) -> None:
@@ -35,7 +35,7 @@ class Gathered:
                 number += 1 + len(source.below)
         self.count = number
         self.facts = Facts(number)
-        self.is_known = False
+        self._files = sum(map(_files, self.sources))
 
     def close(self) -> None:
         found.close(self.sources)
@@ -46,9 +46,9 @@ class Gathered:
         return self.count + sum(_bytes(source) for source in self.sources) // (64 << 10)
 
     @property
-    def is_local(self) -> bool:
-        """Whether all sources are files of this machine."""
-        return all(isinstance(tree, ContextTree) for tree in self.trees)
+    def is_known(self) -> bool:
+        """Whether the facts about all files were read."""
+        return self.facts.count >= self._files
 
     def path(self, placed: Placed) -> ImagePath:
         """Return where the content of something that was placed is in its tree."""
@@ -88,11 +88,12 @@ class Gathered:
 
     def learn(self, memo: StatMemo) -> None:
         """Read the digests of all files that are not known yet; raise `ContextError`."""
+        if self.is_known:
+            return
         for tree in dict.fromkeys(self.trees):
             if isinstance(tree, ContextTree):
                 own = [s for s, t in zip(self.sources, self.trees, strict=True) if t is tree]
                 read_facts(tree, own, self.facts, memo, self._begun)
-        self.is_known = True
 
     def remember(self, memo: StatMemo) -> None:
         """Tell the memo all that is known of files."""
@@ -101,6 +102,11 @@ class Gathered:
     def digest(self) -> Digest:
         """Return the digest of all that reaches the layer; everything has to be known."""
         return content_digest(self.sources, self.facts)
+
+
+def _files(source: Source) -> int:
+    below = source.below.files if isinstance(source.below, Listing) else 0
+    return below + (source.item.type == "file" and source.item.stat is not None)
 
 
 def _bytes(source: Source) -> int:

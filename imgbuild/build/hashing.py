@@ -15,23 +15,21 @@ from imgbuild.build.listing import Item
 from imgbuild.build.readers import batched
 from imgbuild.layer.entry import ImagePath
 from imgbuild.oci.digest import Digest
+from imgbuild.store.filememo import FileKey
 
 _SIZE = 32
 _CHUNK = 4096
 
-# device, inode, size, mtime_ns, ctime_ns
-FileKey = tuple[int, int, int, int, int]
-
 
 class StatMemo(Protocol):
-    """Remembers the digest of a file by its stat; `store.cache.StepCache` is one.
+    """Remembers the sha256 of a file by its stat; `store.cache.StepCache` is one.
 
     `before` is when the files were looked at, in nanoseconds since 1970: what changed so short
     before that it could change again without its times showing it is left out.
     """
 
-    def get_many(self, keys: Sequence[FileKey]) -> Mapping[FileKey, Digest]: ...
-    def put_many(self, digests: Mapping[FileKey, Digest], before: int) -> None: ...
+    def get_many(self, keys: Sequence[FileKey]) -> Mapping[FileKey, bytes]: ...
+    def put_many(self, digests: Mapping[FileKey, bytes], before: int) -> None: ...
 
 
 class Facts:
@@ -41,10 +39,12 @@ class Facts:
         # 32 bytes a file, where an object would take five times as much.
         self._digests = bytearray(_SIZE * count)
         self._known = bytearray(count)
+        self.count = 0  # of files that were read
         self.xattrs: dict[int, Mapping[str, bytes]] = {}
 
     def set(self, number: int, digest: bytes, xattrs: Mapping[str, bytes] | None) -> None:
         self._digests[number * _SIZE : number * _SIZE + _SIZE] = digest
+        self.count += not self._known[number]
         self._known[number] = 1
         if xattrs:
             self.xattrs[number] = xattrs
@@ -84,7 +84,7 @@ def remember(sources: Iterable[Source], facts: Facts, memo: StatMemo, begun: int
         for one in chunk:
             digest = facts.digest(one.number)
             if digest is not None and one.number not in facts.xattrs:
-                fresh[file_key(one.item)] = as_digest(digest)
+                fresh[file_key(one.item)] = digest
         memo.put_many(fresh, begun)
 
 
@@ -107,10 +107,10 @@ def _read_chunk(
     for one in chunk:
         digest = known.get(file_key(one.item))
         if digest is not None:
-            facts.set(one.number, bytes.fromhex(digest.encoded), None)
+            facts.set(one.number, digest, None)
         else:
             missing.append((one, wanted(one.path, one.item)))
-    fresh: dict[FileKey, Digest] = {}
+    fresh: dict[FileKey, bytes] = {}
     try:
         for batch, read in tree.read(batched(missing), HASH | XATTRS, _expected(missing)):
             for one, (raw, xattrs) in zip(batch, read.facts, strict=True):
@@ -118,7 +118,7 @@ def _read_chunk(
                 facts.set(one.number, raw, xattrs)
                 if not xattrs:
                     # What has attributes is read each time: the memo has no place for them.
-                    fresh[file_key(one.item)] = as_digest(raw)
+                    fresh[file_key(one.item)] = raw
     finally:
         if fresh:
             memo.put_many(fresh, begun)

@@ -72,8 +72,8 @@ def from_entry(rel: bytes, e: Entry, group: bytes = b"") -> Item:
 class Listing(Collection[Item]):
     """Items in the order they were given, as often as they are asked for; close it when done.
 
-    `newest` is the latest time among them, in seconds, `bytes` the size of all files, `latest_ns`
-    the latest change of any file. `fingerprint` is the same only for lists with the same
+    `newest` is the latest time among them, in seconds, `bytes` the size of all files, `files` the
+    number of those that are on this machine, `latest_ns` the latest change of any of them. `fingerprint` is the same only for lists with the same
     `Item.stat`s and all else.
     """
 
@@ -86,6 +86,7 @@ class Listing(Collection[Item]):
         self._count = 0
         self.newest = 0
         self.bytes = 0
+        self.files = 0
         self.latest_ns = 0
         state = sha256()
         try:
@@ -125,6 +126,7 @@ class Listing(Collection[Item]):
         if tail:
             self.newest = max(self.newest, *(item.mtime for item in tail))
             self.bytes += sum(item.size for item in tail)
+            self.files += sum(item.type == "file" and item.stat is not None for item in tail)
             changed = [max(item.stat[2], item.stat[3]) for item in tail if item.stat]
             self.latest_ns = max([self.latest_ns, *changed])
         rows: list[tuple[Any, ...]] = list(map(tuple, tail))

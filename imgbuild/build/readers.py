@@ -3,13 +3,15 @@
 Reading small files is system calls and Python between them: threads would only take turns.
 """
 
+import fcntl
 import os
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 import imgbuild
 from imgbuild.build import filereader
@@ -84,12 +86,16 @@ class Readers:
                 # Answers that nobody took would be taken for those to the next requests.
                 self.close()
 
+    def start(self) -> None:
+        """Start a process now that `read` would start later."""
+        self._started(CONTENT)
+
     def _started(self, flags: int) -> "list[_Worker]":
         cores = len(os.sched_getaffinity(0))
         if cores < 2 or not sys.executable:
             return []
         # With contents, the caller is what the others wait for: it writes them.
-        wanted = min(max(cores - 1, 1), 2) if flags & CONTENT else min(cores, _MOST_PROCESSES)
+        wanted = min(cores - 1, 2) if flags & CONTENT else min(cores, _MOST_PROCESSES)
         while len(self._workers) < wanted:
             self._workers.append(_Worker(self._root))
         return self._workers[:wanted]
@@ -123,6 +129,7 @@ class _Worker:
             # Ctrl-C is for the caller, whose end is the end of this one's input.
             start_new_session=True,
         )
+        _widen(self._process.stdout)
 
     def send(self, wanted: list[Wanted], flags: int) -> None:
         assert self._process.stdin is not None  # noqa: S101  it is a pipe
@@ -152,6 +159,13 @@ class _Worker:
                 except OSError:
                     continue  # what could not be sent is not wanted any more
         self._process.wait()
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a whole answer fit into a pipe, so that the process can read on; less is slower, no more."""
+    if pipe is not None:
+        with suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, CHUNK)
 
 
 def _gone() -> ContextError:

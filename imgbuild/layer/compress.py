@@ -8,7 +8,6 @@ blob depends neither on the number of threads nor on how the bytes came in.
 import hashlib
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import BinaryIO, Literal, NamedTuple, Self
 
@@ -37,8 +36,8 @@ class _Codec(NamedTuple):
 class BlobWriter:
     """Compress what is written into `out`, which stays open.
 
-    `threads` is how many blocks are compressed at a time beside the caller, who hashes and
-    writes; 0 does all in the caller. Less than one block never starts a thread. Not finished,
+    `threads` is how many blocks are compressed at a time beside the caller; one more hashes and
+    writes. 0 does all in the caller. Less than one block never starts a thread. Not finished,
     it must be aborted; leaving it as a context manager by an exception does so.
     """
 
@@ -46,7 +45,8 @@ class BlobWriter:
         self._codec = _codec(compression)
         self._out = out
         self._threads = threads
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []  # of the block that is not full yet
+        self._held = 0
         self._pool: _Pool | None = None
         self._raw_hash = hashlib.sha256()
         self._raw_size = 0
@@ -64,25 +64,27 @@ class BlobWriter:
 
     def write(self, data: "bytes | bytearray | memoryview") -> int:
         """Take bytes of the tar; they are not referred to afterwards."""
+        part = data if isinstance(data, bytes) else bytes(data)
+        self._parts.append(part)
+        self._held += len(part)
         size = self._codec.block
-        self._buffer += data
-        if len(self._buffer) >= size:
-            with memoryview(self._buffer) as view:
-                whole = len(view) - len(view) % size
-                for start in range(0, whole, size):
-                    self._submit(bytes(view[start : start + size]))
-            del self._buffer[:whole]
-        return len(data)
+        while self._held >= size:
+            last = self._parts.pop()
+            cut = len(last) - (self._held - size)
+            self._parts.append(last[:cut])
+            self._submit(b"".join(self._parts))
+            self._parts = [last[cut:]]
+            self._held -= size
+        return len(part)
 
     def finish(self) -> Layer:
         """Write what is left and say what was made of it."""
-        last = bytes(self._buffer)
-        self._buffer.clear()
-        self._account(last)
+        last = b"".join(self._parts)
+        self._parts.clear()
         if self._pool is not None:
-            for block in self._pool.rest():
-                self._emit(block)
-            self.abort()
+            self._pool.finish()
+            self._pool = None
+        self._account(last)
         self._emit(self._codec.compress(last, True))
         if self._codec.trailer:
             size = self._raw_size & 0xFFFFFFFF
@@ -97,17 +99,14 @@ class BlobWriter:
     def abort(self) -> None:
         """End the threads; harmless at any time."""
         if self._pool is not None:
-            self._pool.close()
+            self._pool.abort()
             self._pool = None
 
     def _submit(self, block: bytes) -> None:
         if self._threads > 0 and self._blob_hash is not None:
             if self._pool is None:
-                self._pool = _Pool(self._codec.compress, self._threads)
+                self._pool = _Pool(self._codec.compress, self._threads, self._account, self._emit)
             self._pool.put(block)
-            self._account(block)  # hashed here while it is compressed there
-            while (done := self._pool.ready()) is not None:
-                self._emit(done)
         else:
             self._account(block)
             self._emit(self._codec.compress(block, False))
@@ -136,62 +135,88 @@ class _Task:
     def __init__(self, block: bytes) -> None:
         self.block = block
         self.done = threading.Event()
-        self.result: bytes | Exception | None = None
+        self.result: bytes | Exception = b""
+
+    def value(self) -> bytes:
+        """Wait for the result; raise what went wrong."""
+        self.done.wait()
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
 
 
 class _Pool:
-    """Threads that compress blocks; results come out in the order the blocks went in."""
+    """Threads that compress blocks, and one that takes blocks and results in their order."""
 
-    def __init__(self, compress: Callable[[bytes, bool], bytes], threads: int) -> None:
+    def __init__(
+        self,
+        compress: Callable[[bytes, bool], bytes],
+        threads: int,
+        account: Callable[[bytes], None],
+        emit: Callable[[bytes], None],
+    ) -> None:
         self._compress = compress
+        self._account = account
+        self._emit = emit
         self._waiting: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._order: deque[_Task] = deque()
-        # Enough that no thread waits while the caller hashes; this bounds the memory.
-        self._most = threads + 2
+        self._order: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        # Enough that no thread waits while the caller makes the next; this bounds the memory.
+        self._room = threading.Semaphore(threads + 3)
+        self._problem: Exception | None = None
+        self._stopped = False
+        works = [self._work] * threads
         self._threads = [
-            threading.Thread(target=self._work, name="imgbuild-compress", daemon=True)
-            for _ in range(threads)
+            threading.Thread(target=work, name="imgbuild-compress", daemon=True)
+            for work in (*works, self._drain)
         ]
         for thread in self._threads:
             thread.start()
 
     def put(self, block: bytes) -> None:
+        """Take a block, when there is room; raise what went wrong with an earlier one."""
+        self._room.acquire()
+        if self._problem is not None:
+            raise self._problem
         task = _Task(block)
-        self._order.append(task)
+        self._order.put(task)
         self._waiting.put(task)
 
-    def ready(self) -> bytes | None:
-        """Return the next result if it is there; wait for it when too many are on their way."""
-        if not self._order:
-            return None
-        if len(self._order) < self._most and not self._order[0].done.is_set():
-            return None
-        return self._take()
+    def finish(self) -> None:
+        """Wait until all is done; raise what went wrong."""
+        self._end()
+        if self._problem is not None:
+            raise self._problem
 
-    def rest(self) -> "list[bytes]":
-        """Return all results that are left."""
-        return [self._take() for _ in range(len(self._order))]
+    def abort(self) -> None:
+        """Stop without finishing what is on its way."""
+        self._stopped = True
+        self._end()
 
-    def close(self) -> None:
+    def _end(self) -> None:
+        self._order.put(None)
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
             thread.join()
 
-    def _take(self) -> bytes:
-        task = self._order.popleft()
-        task.done.wait()
-        if not isinstance(task.result, bytes):
-            raise task.result or RuntimeError("a block was lost")
-        return task.result
-
     def _work(self) -> None:
         while (task := self._waiting.get()) is not None:
             try:
-                task.result = self._compress(task.block, False)
-            except Exception as error:  # it is raised again where the result is taken
+                task.result = b"" if self._stopped else self._compress(task.block, False)
+            except Exception as error:  # it is raised again where the next block is put
                 task.result = error
             task.done.set()
+
+    def _drain(self) -> None:
+        """Hash each block while it is compressed, then hand on what became of it."""
+        while (task := self._order.get()) is not None:
+            if self._problem is None and not self._stopped:
+                try:
+                    self._account(task.block)
+                    self._emit(task.value())
+                except Exception as error:  # as above
+                    self._problem = error
+            self._room.release()
 
 
 def _codec(compression: Compression) -> _Codec:

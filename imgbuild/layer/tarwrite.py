@@ -6,11 +6,11 @@ times, whiteouts as `.wh.` files. BuildKit writes no opaque markers, and neither
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from imgbuild.errors import ImageError
 from imgbuild.layer import pax, ustar, whiteouts, xattrs
-from imgbuild.layer.entry import Entry, ImagePath, sort_key
+from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.stream import CHUNK, Readable
 from imgbuild.layer.tarread import LONGEST_NAME, Limits
 from imgbuild.oci.digest import Digest
@@ -27,6 +27,8 @@ _FLAGS = {
 }
 # A component that names nothing, or not what it stands in.
 _NO_NAME = re.compile(rb"(?:^|/)\.{0,2}(?:/|\Z)")
+# What is not the plain path of nearly every entry: as above, or with a NUL, or a reserved name.
+_SPECIAL = re.compile(rb"(?:^|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0")
 _PADDING = tuple(map(bytes, range(ustar.BLOCK)))
 # Small files are handed on in pieces of about this many bytes.
 _HELD = 256 << 10
@@ -81,14 +83,23 @@ class TarWriter:
         self._note(entry, mtime, digest, offset)
         return digest
 
-    def add_bytes(self, entry: Entry, data: bytes, digest: Digest) -> None:
-        """Write a file of which `data` is the content and `digest` the caller's word for it."""
-        if len(data) != entry.size:
-            raise _changed(entry.path, f"has {len(data)} bytes, not {entry.size}")
-        mtime = self._begin(entry)
-        offset = self._offset
-        self._write_padded(data)
-        self._note(entry, mtime, digest, offset)
+    def add_files(self, files: Iterable[tuple[Entry, bytes, Digest]]) -> None:
+        """Write files with their contents and digests, for which the caller vouches."""
+        index, parts = self._index, self._parts
+        for entry, data, digest in files:
+            size = len(data)
+            if size != entry.size or entry.type != "file":
+                raise _changed(entry.path, f"has {size} bytes, not {entry.size}")
+            mtime = self._begin(entry)
+            if index is not None:
+                index(Entry(*entry[:5], mtime, *entry[6:10], digest, self._offset))
+            parts.append(data)
+            if padding := -size % ustar.BLOCK:
+                parts.append(_PADDING[padding])
+            self._offset += size + padding
+            self._held += size + padding
+            if self._held >= _HELD:
+                self._flush()
 
     def _begin(self, entry: Entry) -> int:
         """Write the header of an entry and return its time."""
@@ -97,8 +108,9 @@ class TarWriter:
             entry = Entry(entry.path, "whiteout", mode=0)
         mtime = entry.mtime if self._clamp is None else min(entry.mtime, self._clamp)
         head = self._file_header(entry, mtime) or _headers(entry, mtime)
+        self._parts.append(head)
+        self._held += len(head)
         self._offset += len(head)
-        self._write(head)
         return mtime
 
     def _note(self, entry: Entry, mtime: int, digest: Digest | None, offset: int) -> None:
@@ -145,22 +157,32 @@ class TarWriter:
 
     def _check(self, entry: Entry) -> None:
         path = entry.path
-        key = sort_key(path)
-        if key <= self._last:
-            raise ValueError(f"{path!r} comes after {self._last!r}")
-        if entry.type not in _FLAGS:
-            raise ValueError(f"layers are written without {entry.type} entries: {path!r}")
+        key = path.replace(b"/", b"\0")  # `sort_key`, without a call
+        if (
+            key <= self._last
+            or _SPECIAL.search(path)
+            or entry.size < 0
+            or (entry.type != "file" and (entry.size or entry.type not in _FLAGS))
+        ):
+            self._refuse(entry)
+        self._check_limits(entry)
+        self._last = key
+
+    def _refuse(self, entry: Entry) -> None:
+        """Say what is wrong with an entry."""
+        path = entry.path
         if b"\0" in path or _NO_NAME.search(path):
             raise ValueError(f"not a path inside an image: {path!r}")
+        if entry.type not in _FLAGS:
+            raise ValueError(f"layers are written without {entry.type} entries: {path!r}")
         if whiteouts.is_reserved(path):
             raise ImageError(
                 f"a layer cannot hold {path!r}: names that start with .wh. mark removed files",
                 hint="rename or remove that file before the step ends",
             )
-        if (entry.size != 0 and entry.type != "file") or entry.size < 0:
+        if entry.size < 0 or (entry.type != "file" and entry.size):
             raise ValueError(f"{entry.type} {path!r} has size {entry.size}")
-        self._check_limits(entry)
-        self._last = key
+        raise ValueError(f"{path!r} comes after {self._last!r}")
 
     def _check_limits(self, entry: Entry) -> None:
         limits, path = self._limits, entry.path

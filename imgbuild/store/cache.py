@@ -17,7 +17,9 @@ from imgbuild.errors import DiskFullError, StoreError
 from imgbuild.oci.codec import descriptor_from_json, descriptor_to_json
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest, parse_digest
+from imgbuild.store import filememo
 from imgbuild.store.failure import explained
+from imgbuild.store.filememo import FileKey
 
 if TYPE_CHECKING:
     import sqlite3
@@ -28,8 +30,8 @@ CREATE TABLE steps (key TEXT PRIMARY KEY, family TEXT NOT NULL, layer TEXT NOT N
     diff_id TEXT NOT NULL, uncompressed_size INTEGER NOT NULL, created TEXT NOT NULL,
     document BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX steps_by_family ON steps (family);
-CREATE TABLE files (dev INTEGER, ino INTEGER, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
-    ctime INTEGER NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (dev, ino)) WITHOUT ROWID;
+CREATE TABLE files (dev INTEGER, bucket INTEGER, records BLOB NOT NULL,
+    PRIMARY KEY (dev, bucket));
 CREATE TABLE trees (place TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, digest TEXT NOT NULL)
     WITHOUT ROWID;
 CREATE TABLE origins (number INTEGER PRIMARY KEY, digest TEXT NOT NULL, repository TEXT NOT NULL,
@@ -41,9 +43,6 @@ _TABLES = ("steps", "files", "trees", "origins", "memos")
 # Kernel clocks for file times tick at 1 to 10 ms; some file systems keep whole seconds only.
 _TICK = 50_000_000
 _COARSE_TICK = 2_000_000_000
-
-# device, inode, size, mtime_ns, ctime_ns
-FileKey = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,43 +103,43 @@ class StepCache:
 
     # --- digests of files ---
 
-    def get_many(self, keys: Sequence[FileKey]) -> dict[FileKey, Digest]:
-        """Return the digests of those files that have not changed since they were recorded."""
-        found: dict[FileKey, Digest] = {}
-        devices: dict[int, dict[int, FileKey]] = {}
-        for key in keys:
-            devices.setdefault(key[0], {})[_signed(key[1])] = key
+    def get_many(self, keys: Sequence[FileKey]) -> dict[FileKey, bytes]:
+        """Return the sha256 of those files that have not changed since they were recorded."""
+        found: dict[FileKey, bytes] = {}
         with self._session() as connection:
-            for device, by_inode in devices.items():
-                rows = connection.execute(
-                    "SELECT ino, size, mtime, ctime, digest FROM files"
-                    " WHERE dev = ? AND ino IN (SELECT value FROM json_each(?))",
-                    (_signed(device), json.dumps(list(by_inode))),
-                )
-                for ino, size, mtime, ctime, digest in rows:
-                    key = by_inode[ino]
-                    if key[2:] == (size, mtime, ctime):
-                        found[key] = Digest(digest)
+            for (dev, bucket), members in filememo.buckets(keys).items():
+                records = filememo.unpack(_records(connection, dev, bucket))
+                for key in members:
+                    record = records.get(key[1] & filememo.LOW)
+                    if record is not None and record[:3] == key[2:]:
+                        found[key] = record[3]
         return found
 
-    def put_many(self, digests: Mapping[FileKey, Digest], before: int) -> None:
-        """Record digests of files that were looked at `before`, in nanoseconds since 1970.
+    def put_many(self, digests: Mapping[FileKey, bytes], before: int) -> None:
+        """Record the sha256 of files that were looked at `before`, in nanoseconds since 1970.
 
         A file that changed just before is left out: it could change again without its times
         showing it (https://git-scm.com/docs/racy-git).
         """
-        rows = [
-            (_signed(dev), _signed(ino), size, mtime, ctime, str(digest))
-            for (dev, ino, size, mtime, ctime), digest in digests.items()
-            if is_settled(max(mtime, ctime), before, coarse=not ctime % 1_000_000_000)
+        settled = [
+            key
+            for key in digests
+            if min(key[3:]) >= filememo.EARLIEST
+            and is_settled(max(key[3:]), before, coarse=not key[4] % 1_000_000_000)
         ]
-        if rows:
-            with self._session() as connection:
-                connection.execute("BEGIN")
-                connection.executemany(
-                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", rows
+        if not settled:
+            return
+        with self._session() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for (dev, bucket), members in filememo.buckets(settled).items():
+                records = filememo.unpack(_records(connection, dev, bucket))
+                for key in members:
+                    records[key[1] & filememo.LOW] = (*key[2:], digests[key])
+                connection.execute(
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
+                    (_signed(dev), bucket, filememo.pack(records)),
                 )
-                connection.execute("COMMIT")
+            connection.execute("COMMIT")
 
     # --- digests of trees ---
 
@@ -240,6 +239,13 @@ def is_settled(changed: int, before: int, *, coarse: bool = True) -> bool:
 def _signed(number: int) -> int:
     # Device and inode numbers are unsigned 64 bit, SQLite's integers signed.
     return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _records(connection: "sqlite3.Connection", dev: int, bucket: int) -> bytes:
+    row = connection.execute(
+        "SELECT records FROM files WHERE dev = ? AND bucket = ?", (_signed(dev), bucket)
+    ).fetchone()
+    return bytes(row[0]) if row is not None else b""
 
 
 def _open(path: Path) -> "sqlite3.Connection":

@@ -1,10 +1,12 @@
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from imgbuild.build.context import ContextTree, open_context, read_ignore_file
+from imgbuild.build.context import ContextTree, open_context, read_ignore_file, wanted
+from imgbuild.build.filereader import CONTENT
 from imgbuild.dockerfile.ignore import IgnoreMatcher
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.snapshot.remove import remove_tree
@@ -12,7 +14,7 @@ from tests.unit.build.trees import line
 
 
 def lines(tree: ContextTree, path: bytes = b"") -> list[str]:
-    return [line(item.entry) for item in tree.walk(path)]
+    return [line(item.entry(item.rel)) for item in tree.walk(path)]
 
 
 @pytest.fixture
@@ -59,16 +61,18 @@ def test_a_socket_is_an_empty_file(files: Path, monkeypatch: pytest.MonkeyPatch)
 def test_names_that_are_no_text_survive(files: Path) -> None:
     Path(os.fsdecode(os.fsencode(files) + b"/d/\xff\xfe")).write_text("raw")
     with ContextTree(files) as tree:
-        assert b"d/\xff\xfe" in [item.path for item in tree.walk(b"")]
+        assert b"d/\xff\xfe" in [item.rel for item in tree.walk(b"")]
         assert b"\xff\xfe" in tree.listdir(b"d")
         with tree.open(b"d/\xff\xfe") as stream:
             assert stream.read() == b"raw"
 
 
-def test_hard_links_come_as_links_to_the_first_name(files: Path) -> None:
+def test_names_of_one_file_share_a_group(files: Path) -> None:
     (files / "d/again").hardlink_to(files / "d/x")
     with ContextTree(files) as tree:
-        assert "d/x => d/again" in lines(tree)
+        groups = {item.rel: item.group for item in tree.walk(b"")}
+    assert groups[b"d/x"] == groups[b"d/again"] != b""
+    assert groups[b"a.txt"] == b""
 
 
 def test_symlinks_do_not_lead_out(files: Path, tmp_path: Path) -> None:
@@ -107,21 +111,46 @@ def test_a_directory_swapped_for_a_link_is_not_followed(files: Path, tmp_path: P
             tree.open(b"d/sub/y")
 
 
-def test_a_file_that_changed_since_it_was_listed_is_refused(files: Path) -> None:
-    with ContextTree(files) as tree:
-        list(tree.walk(b""))
-        (files / "d/x").write_text("longer")
-        with pytest.raises(ContextError, match="changed while it was read"):
-            tree.open(b"d/x")
+def read(tree: ContextTree, path: bytes) -> bytes:
+    item = tree.item(path)
+    assert item is not None
+    [(_, batch)] = tree.read([(0, [wanted(path, item)])], CONTENT, 1)
+    return batch.contents[0]
 
 
-def test_a_fifo_does_not_block(files: Path) -> None:
+def touch(path: Path) -> None:
+    os.utime(path, (1, 1))
+
+
+def rewrite(path: Path) -> None:
+    path.write_text("longer")
+
+
+def replace(path: Path) -> None:
+    times = path.stat()
+    path.unlink()
+    path.write_text("Z")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("change", [rewrite, replace, pipe, touch], ids=lambda c: c.__name__)
+def test_a_file_that_changed_since_it_was_listed_is_refused(
+    files: Path, change: Callable[[Path], None]
+) -> None:
     with ContextTree(files) as tree:
-        tree.lstat(b"d/x")
-        (files / "d/x").unlink()
-        os.mkfifo(files / "d/x")
-        with pytest.raises(ContextError, match="changed"):
-            tree.open(b"d/x")
+        assert read(tree, b"d/x") == b"X"
+        item = tree.item(b"d/x")
+        assert item is not None
+        change(files / "d/x")
+        with pytest.raises(ContextError, match="/d/x .*changed while it was read"):
+            read(tree, b"d/x")
+        with tree.open(b"d/x") as stream, pytest.raises(ContextError, match="changed"):
+            tree.check(stream, b"d/x", item)
 
 
 def test_what_is_ignored_is_not_there(files: Path) -> None:
@@ -131,7 +160,7 @@ def test_what_is_ignored_is_not_there(files: Path) -> None:
     (files / "e/f").write_text("")
     matcher = IgnoreMatcher(("d", "e", "!d/sub/deep/z", "!nothing/here", "a.*"))
     with ContextTree(files, matcher) as tree:
-        assert [item.path for item in tree.walk(b"")] == [
+        assert [item.rel for item in tree.walk(b"")] == [
             b"d",
             b"d/sub",
             b"d/sub/deep",
@@ -151,20 +180,20 @@ def test_ignored_directories_are_never_opened(files: Path) -> None:
     (files / "d").chmod(0)
     try:
         with ContextTree(files, IgnoreMatcher(("d",))) as tree:
-            assert [item.path for item in tree.walk(b"")] == [b"a.txt"]
+            assert [item.rel for item in tree.walk(b"")] == [b"a.txt"]
     finally:
         (files / "d").chmod(0o755)
 
 
 def test_ignored_directories_are_pruned(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = []
-    real = os.scandir
+    real = os.listdir
 
-    def scandir(path: int) -> object:
+    def listdir(path: int) -> list[str]:
         listed.append(os.readlink(f"/proc/self/fd/{path}"))
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", listdir)
     with ContextTree(files, IgnoreMatcher(("d",))) as tree:
         list(tree.walk(b""))
     assert listed == [str(files)]
@@ -183,7 +212,7 @@ def test_the_ignore_file_beside_the_dockerfile_comes_first(files: Path, tmp_path
     (tmp_path / "My.Dockerfile.dockerignore").write_text("d\n")
     assert read_ignore_file(files, dockerfile) == ("d\n", "My.Dockerfile.dockerignore")
     with open_context(files, dockerfile) as tree:
-        assert [item.path for item in tree.walk(b"")] == [b".dockerignore", b"a.txt"]
+        assert [item.rel for item in tree.walk(b"")] == [b".dockerignore", b"a.txt"]
 
 
 def test_an_ignore_file_that_is_something_else(files: Path) -> None:

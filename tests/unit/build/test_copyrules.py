@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from imgbuild.build.copyrules import (
     resolve,
     select,
 )
+from imgbuild.build.gathered import Gathered
 from imgbuild.build.sources import Filters, from_image
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import sort_key
@@ -24,6 +26,7 @@ from imgbuild.plan.chmod import parse_changes
 from imgbuild.plan.copying import parse_mode, split_parents
 from tests.unit.build.trees import shown, view
 
+SCRATCH = Path(gettempdir())
 CASES = sorted((Path(__file__).parents[3] / "testdata" / "copyrules").glob("*.json"))
 
 
@@ -43,8 +46,8 @@ def outcome(case: dict[str, Any]) -> list[str]:
         filters = Filters(tuple(step.get("exclude", ())), pivots)
         target = Target(dest.encode(), owner, chmod, 0, changes)
         try:
-            found = from_image(source, patterns, filters)
-            placed = place(view(*layers), found.sources, target)
+            found = from_image(source, patterns, SCRATCH, filters)
+            placed = list(place(view(*layers), found, target))
         except ContextError as error:
             return [*lines, f"error: {error.message}"]
         entries = [item.entry for item in placed]
@@ -62,6 +65,10 @@ def outcome(case: dict[str, Any]) -> list[str]:
             }
         )
     return lines[1:]
+
+
+def numbered(sources: list[Source]) -> list[Source]:
+    return Gathered([(view({}), sources)], 0).sources
 
 
 def test_there_are_cases() -> None:
@@ -125,32 +132,33 @@ def test_a_path_through_a_file_is_not_found() -> None:
 
 def test_hard_links_of_one_directory_stay_together_and_survive_overwriting() -> None:
     source = view({"d/b": "1", "d/a": {"hard": "d/b"}, "d/c": {"hard": "d/b"}, "e/a": "2"})
-    found = from_image(source, ["d"])
-    placed = [item.entry for item in place(view({}), found.sources, Target(b"/x/"))]
+    found = numbered(from_image(source, ["d"], SCRATCH))
+    placed = [item.entry for item in place(view({}), found, Target(b"/x/"))]
     assert shown(placed) == ["x/ 0755", "x/a 0644", "x/b => x/a", "x/c => x/a"]
     # The second source replaces one name; the others keep what they had.
-    found = from_image(source, ["d", "e"])
-    items = place(view({}), found.sources, Target(b"/x/"))
+    found = numbered(from_image(source, ["d", "e"], SCRATCH))
+    items = list(place(view({}), found, Target(b"/x/")))
     assert shown([item.entry for item in items]) == [
         "x/ 0755",
         "x/a 0644",
         "x/b 0644",
         "x/c => x/b",
     ]
-    assert [(item.source, item.origin) for item in items[1:3]] == [(1, b"e/a"), (0, b"d/b")]
+    # Numbers: the first directory, its a, b and c, then the second and its a.
+    assert [(item.source, item.number) for item in items[1:3]] == [(1, 5), (0, 2)]
 
 
 def test_links_named_one_by_one_are_files() -> None:
     source = view({"d/b": "1", "d/a": {"hard": "d/b"}})
-    found = from_image(source, ["d/a", "d/b"])
-    placed = [item.entry for item in place(view({}), found.sources, Target(b"/x/"))]
+    found = from_image(source, ["d/a", "d/b"], SCRATCH)
+    placed = [item.entry for item in place(view({}), found, Target(b"/x/"))]
     assert shown(placed) == ["x/ 0755", "x/a 0644", "x/b 0644"]
 
 
 def test_parents_that_exist_are_repeated_as_they_are() -> None:
     image = view({"srv": {"dir": 1, "mode": "0700", "uid": 3, "gid": 4, "mtime": 77}})
-    found = from_image(view({"f": "x"}), ["f"])
-    placed = place(image, found.sources, Target(b"/srv/new/", made_time=5))
+    found = from_image(view({"f": "x"}), ["f"], SCRATCH)
+    placed = list(place(image, found, Target(b"/srv/new/", made_time=5)))
     assert [(i.entry.path, i.entry.mtime) for i in placed] == [
         (b"srv", 77),
         (b"srv/new", 5),
@@ -188,8 +196,8 @@ def test_layers_are_always_sorted_with_their_parents(
     image = {p: d for p, d in image.items() if not any(q.startswith(p + "/") for q in image)}
     below = view(image)
     try:
-        found = from_image(view(source), ["."])
-        placed = place(below, found.sources, Target(f"/{dest}{'/' * slash}".encode()))
+        found = from_image(view(source), ["."], SCRATCH)
+        placed = list(place(below, found, Target(f"/{dest}{'/' * slash}".encode())))
     except ContextError:
         return
     paths = [item.entry.path for item in placed]
@@ -202,5 +210,4 @@ def test_layers_are_always_sorted_with_their_parents(
 
 
 def test_sources_that_hold_nothing_place_nothing() -> None:
-    assert place(view({}), (), Target(b"/x/")) == []
-    assert isinstance(Source, type)
+    assert list(place(view({}), (), Target(b"/x/"))) == []

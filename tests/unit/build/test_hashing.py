@@ -1,35 +1,59 @@
+import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
 
 import pytest
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.hashing import FileKey, read_xattrs
+from imgbuild.build.filereader import TreeReader, read_xattrs
+from imgbuild.build.gathered import Gathered
 from imgbuild.build.sources import from_context, from_image
 from imgbuild.errors import ContextError
-from imgbuild.oci.digest import Digest, digest_bytes
+from imgbuild.layer.xattrs import CAPABILITY
+from imgbuild.store.filememo import FileKey
 from tests.unit.build.trees import view
+
+SCRATCH = Path(gettempdir())
 
 
 class Memo:
     """A memo that believes everything at once, and counts."""
 
     def __init__(self) -> None:
-        self.known: dict[FileKey, Digest] = {}
+        self.known: dict[FileKey, bytes] = {}
         self.put = 0
 
-    def get_many(self, keys: Sequence[FileKey]) -> Mapping[FileKey, Digest]:
+    def get_many(self, keys: Sequence[FileKey]) -> Mapping[FileKey, bytes]:
         return {key: self.known[key] for key in keys if key in self.known}
 
-    def put_many(self, digests: Mapping[FileKey, Digest]) -> None:
+    def put_many(self, digests: Mapping[FileKey, bytes], before: int) -> None:
         self.put += len(digests)
         self.known.update(digests)
 
 
-def digest(context: Path, *patterns: str, memo: Memo | None = None) -> str:
+@contextmanager
+def gathered(context: Path, *patterns: str) -> Iterator[Gathered]:
     with ContextTree(context) as tree:
-        return from_context(tree, patterns or (".",), memo or Memo()).digest
+        found = Gathered([(tree, from_context(tree, patterns or (".",), SCRATCH))], 0)
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+def digest(context: Path, *patterns: str, memo: Memo | None = None) -> str:
+    with gathered(context, *patterns) as found:
+        found.learn(memo or Memo())
+        return found.digest()
+
+
+def image_digest(spec: Mapping[str, Any]) -> str:
+    tree = view(spec)
+    return Gathered([(tree, from_image(tree, ["d"], SCRATCH))], 0).digest()
 
 
 @pytest.fixture
@@ -114,52 +138,80 @@ def test_files_in_the_memo_are_not_read(files: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object) -> None:
         raise AssertionError("read")
 
-    monkeypatch.setattr(ContextTree, "open", refuse)
+    monkeypatch.setattr(TreeReader, "open", refuse)
     assert digest(files, memo=memo) == before
 
 
+def test_one_changed_file_is_read_alone(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memo = Memo()
+    before = digest(files, memo=memo)
+    opened: list[bytes] = []
+    real = TreeReader.open
+
+    def noted(self: TreeReader, path: bytes) -> int:
+        opened.append(path)
+        return real(self, path)
+
+    monkeypatch.setattr(TreeReader, "open", noted)
+    (files / "d/b").write_text("changed")
+    assert digest(files, memo=memo) != before
+    assert opened == [b"d/b"]
+
+
 def test_a_file_that_changes_while_it_is_read(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from imgbuild.build import hashing
+    real = os.read
 
-    real = hashing._digest
-
-    def slow(fd: int) -> Digest:
+    def slow(fd: int, size: int) -> bytes:
         (files / "d/a").write_text("other and longer")
-        return real(fd)
+        return real(fd, size)
 
-    monkeypatch.setattr(hashing, "_digest", slow)
-    with pytest.raises(ContextError, match="changed while it was read") as caught:
-        digest(files, "d/a")
+    with gathered(files, "d/a") as found:
+        monkeypatch.setattr(os, "read", slow)
+        with pytest.raises(ContextError, match="changed while it was read") as caught:
+            found.learn(Memo())
     assert "ignore" in (caught.value.hint or "")
 
 
 def test_large_files_are_hashed_whole(context: Path) -> None:
     data = os.urandom(1 << 20) * 3 + b"end"
     (context / "big").write_bytes(data)
-    with ContextTree(context) as tree:
-        found = from_context(tree, ["big"], Memo())
-    assert found.facts[b"big"].digest == digest_bytes(data)
+    with gathered(context, "big") as found:
+        found.learn(Memo())
+        assert found.facts.digest(0) == hashlib.sha256(data).digest()
 
 
-def test_attributes_count_and_are_not_remembered(files: Path) -> None:
+def test_only_capabilities_among_the_attributes_count(files: Path) -> None:
     before = digest(files, "d")
     try:
-        os.setxattr(files / "d/a", "user.kept", b"1")
+        os.setxattr(files / "d/a", "user.left_out", b"1")
     except OSError:
         pytest.skip("cannot apply: no attributes on this file system")
-    os.setxattr(files / "d/a", "user.overlay.opaque", b"y")
+    assert digest(files, "d") == before
+    with (files / "d/a").open() as stream:
+        assert read_xattrs(stream.fileno()) == {}
+
+
+def test_capabilities_count_and_are_not_remembered(files: Path) -> None:
+    before = digest(files, "d")
+    try:
+        os.setxattr(
+            files / "d/a", CAPABILITY, bytes.fromhex("0100000200200000000000000000000000000000")
+        )
+    except OSError:
+        pytest.skip("cannot apply: only root gives capabilities")
     memo = Memo()
     assert digest(files, "d", memo=memo) != before
     assert memo.put == 1
-    with (files / "d/a").open() as stream:
-        assert read_xattrs(stream.fileno()) == {"user.kept": b"1"}
+    with gathered(files, "d") as found:
+        found.learn(memo)
+        assert list(found.facts.xattrs) == [1]
 
 
 def test_an_image_and_a_context_are_different_sources(files: Path) -> None:
-    one = from_image(view({"d/a": {"data": "A", "uid": 1}}), ["d"]).digest
-    two = from_image(view({"d/a": {"data": "A", "uid": 2}}), ["d"]).digest
+    one = image_digest({"d/a": {"data": "A", "uid": 1}})
+    two = image_digest({"d/a": {"data": "A", "uid": 2}})
     assert one != two
-    again = from_image(view({"d/a": {"data": "A", "uid": 1, "mtime": 9}}), ["d"]).digest
+    again = image_digest({"d/a": {"data": "A", "uid": 1, "mtime": 9}})
     assert one == again
 
 
@@ -171,8 +223,8 @@ def test_an_excluded_source_says_why(files: Path) -> None:
         open_context(files) as tree,
         pytest.raises(ContextError, match='"/f": not found') as caught,
     ):
-        from_context(tree, ["f"], Memo())
+        from_context(tree, ["f"], SCRATCH)
     assert caught.value.hint == "/f is there, but .dockerignore excludes it"
     with open_context(files) as tree, pytest.raises(ContextError) as caught:
-        from_context(tree, ["nope"], Memo())
+        from_context(tree, ["nope"], SCRATCH)
     assert str(files) in (caught.value.hint or "")

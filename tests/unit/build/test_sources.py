@@ -26,7 +26,7 @@ def hint(store: Store, files: Path, pattern: str, *ignored: str) -> str:
         ContextTree(files, ignore) as tree,
         pytest.raises(ContextError, match="not found") as caught,
     ):
-        from_context(tree, [pattern], store.cache)
+        from_context(tree, [pattern], store.paths.staging)
     return str(caught.value.hint).replace(str(files), "CONTEXT")
 
 

@@ -1,6 +1,5 @@
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -10,10 +9,13 @@ import pytest
 from imgbuild.errors import DiskFullError, StoreError
 from imgbuild.oci import media_types
 from imgbuild.oci.descriptor import Descriptor, Layer
-from imgbuild.oci.digest import Digest, digest_bytes
-from imgbuild.store.cache import FileKey, StepCache, StepRecord
+from imgbuild.oci.digest import digest_bytes
+from imgbuild.store.cache import StepCache, StepRecord, is_settled
+from imgbuild.store.filememo import FileKey
 
 OLD = 1_000_000_000_000_000_001
+NOW = OLD + 10**12
+X = b"x" * 32
 
 
 @pytest.fixture
@@ -73,9 +75,8 @@ def file_key(number: int, ctime: int = OLD) -> FileKey:
 
 
 def test_files_are_remembered_while_unchanged(cache: StepCache) -> None:
-    digests = {file_key(n): digest_bytes(b"%d" % n) for n in range(2000)}
-    cache.get_many([])
-    cache.put_many(digests)
+    digests = {file_key(n): b"%032d" % n for n in range(2000)}
+    cache.put_many(digests, NOW)
     assert cache.get_many(list(digests)) == digests
     for changed in ((8, 1, 10, OLD, OLD), (7, 1, 11, OLD, OLD), (7, 1, 10, OLD + 1, OLD)):
         assert cache.get_many([changed]) == {}
@@ -85,10 +86,18 @@ def test_files_are_remembered_while_unchanged(cache: StepCache) -> None:
 
 
 def test_a_changed_file_replaces_what_was_known(cache: StepCache) -> None:
-    cache.put_many({file_key(1): digest_bytes(b"a")})
-    cache.put_many({file_key(1, OLD + 5): digest_bytes(b"b")})
+    cache.put_many({file_key(1): b"a" * 32, file_key(2): b"c" * 32}, NOW)
+    cache.put_many({file_key(1, OLD + 5): b"b" * 32}, NOW)
     assert cache.get_many([file_key(1)]) == {}
-    assert cache.get_many([file_key(1, OLD + 5)]) == {file_key(1, OLD + 5): digest_bytes(b"b")}
+    assert cache.get_many([file_key(1, OLD + 5)]) == {file_key(1, OLD + 5): b"b" * 32}
+    assert cache.get_many([file_key(2)]) == {file_key(2): b"c" * 32}
+
+
+def test_files_made_together_share_a_row(cache: StepCache) -> None:
+    cache.put_many({file_key(n): X for n in range(1000)}, NOW)
+    connection = cache._connection
+    assert connection is not None
+    assert connection.execute("SELECT count(*) FROM files").fetchone()[0] == 8
 
 
 def test_numbers_use_all_64_bits(cache: StepCache) -> None:
@@ -97,27 +106,50 @@ def test_numbers_use_all_64_bits(cache: StepCache) -> None:
         (0, 2**63, 0, 0, 0),
         (0, 2**63 - 1, 0, 0, 0),
     ]
-    cache.put_many({key: digest_bytes(b"x") for key in keys})
-    assert set(cache.get_many(keys)) == set(keys)
+    too_early = (0, 3, 0, -(2**70), 0)
+    cache.put_many(dict.fromkeys([*keys, too_early], X), NOW)
+    assert set(cache.get_many([*keys, too_early])) == set(keys)
 
 
 def test_a_file_that_changed_just_now_is_not_trusted(cache: StepCache) -> None:
-    now = time.time_ns() | 1
+    now = NOW | 1
     fresh, settled = file_key(1, now), file_key(2, now - 10**9)
     whole_seconds = file_key(3, (now // 10**9 - 1) * 10**9)
     later = file_key(4, now + 10**9)
-    cache.get_many([])
-    cache.put_many({key: digest_bytes(b"x") for key in (fresh, settled, whole_seconds, later)})
+    cache.put_many(dict.fromkeys((fresh, settled, whole_seconds, later), X), now)
     assert set(cache.get_many([fresh, settled, whole_seconds, later])) == {settled}
 
 
-def test_trust_is_judged_by_when_reading_began(cache: StepCache) -> None:
-    # Changed while it was read, written down much later: its content may be older than its times.
-    cache.get_many([])
-    changed = file_key(1, time.time_ns() | 1)
-    time.sleep(0.12)
-    cache.put_many({changed: digest_bytes(b"x")})
-    assert cache.get_many([changed]) == {}
+@pytest.mark.parametrize(
+    ("age", "coarse", "settled"),
+    [
+        (10**7, False, False),
+        (10**8, False, True),
+        (10**8, True, False),
+        (3 * 10**9, True, True),
+        (-1, False, False),
+    ],
+)
+def test_when_a_file_has_settled(age: int, coarse: bool, settled: bool) -> None:
+    assert is_settled(NOW - age, NOW, coarse=coarse) is settled
+
+
+def test_a_tree_is_known_by_its_fingerprint(cache: StepCache) -> None:
+    digest = digest_bytes(b"tree")
+    assert cache.tree("place", "print") is None
+    cache.put_tree("place", "print", digest)
+    assert cache.tree("place", "print") == digest
+    assert cache.tree("place", "other") is None
+    assert cache.tree("elsewhere", "print") is None
+    cache.put_tree("place", "other", digest_bytes(b"changed"))
+    assert cache.tree("place", "print") is None
+
+
+def test_steps_have_families(cache: StepCache) -> None:
+    cache.put("key", record(), b"", "family")
+    cache.put("alone", record(), b"")
+    assert cache.has_family("family")
+    assert not cache.has_family("other")
 
 
 def test_origins_are_told_by_registry_and_the_last_one_first(cache: StepCache) -> None:
@@ -206,7 +238,7 @@ def test_a_full_disk_is_told_as_such(cache: StepCache) -> None:
     with pytest.raises(DiskFullError):
         cache.put("big", record(), bytes(1 << 20))
     with pytest.raises(DiskFullError):
-        cache.put_many({file_key(n): digest_bytes(b"x") for n in range(20000)})
+        cache.put_many({file_key(n): X for n in range(20000)}, NOW)
     assert cache.get("key") == record()
     assert cache.get("big") is None
     cache.set_memo("small", "fits")
@@ -223,7 +255,7 @@ def test_threads_share_one_connection(cache: StepCache) -> None:
         for number in range(50):
             cache.put(f"{mark}-{number}", record(), b"")
             assert cache.get(f"{mark}-{number}") is not None
-            cache.put_many({file_key(mark * 100 + number): Digest(digest_bytes(b"x"))})
+            cache.put_many({file_key(mark * 100 + number): X}, NOW)
 
     threads = [threading.Thread(target=work, args=(mark,)) for mark in range(6)]
     for thread in threads:
