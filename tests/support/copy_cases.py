@@ -84,14 +84,14 @@ def cases(draw: st.DrawFn, features: Collection[str]) -> Case:
     special = ("fifo",) if "fifo" in features else ()
     context = draw(trees(special=(*special, "socket"), most=8))
     other = draw(trees(names=PLAIN_NAMES, special=special))
-    number = draw(st.integers(1, 3))
+    number = draw(st.integers(1, 4))
     return Case(
         context,
         archive=draw(trees(names=PLAIN_NAMES, most=5)),
         compression=draw(st.sampled_from(("", "gz", "bz2", "xz"))),
         base=draw(trees(names=PLAIN_NAMES)),
         other=other,
-        ignore=draw(st.one_of(st.just(()), _ignored(context))),
+        ignore=draw(_ignored(context)) if draw(st.integers(0, 3)) == 0 else (),
         workdir=draw(st.sampled_from(("", "", "/a", "/w/v", "b"))),
         instructions=tuple(draw(instructions(context, other, features)) for _ in range(number)),
     )
@@ -167,24 +167,31 @@ def _flags(draw: st.DrawFn, features: Collection[str], verb: str) -> list[str]:
 
 
 def _source(tree: Things, verb: str) -> st.SearchStrategy[str]:
-    wild = ("*", "a*", "?", "[ab]", "*/*", "a/*", "*.txt", "[^a]", "*/a", "b/?", "**/a", "a/**")
-    fixed = (".", "/", "a", "b", "./a", "a/.", "/a/", "../a", "a/../b", "missing", "a/b", "a/./b")
-    choices = [st.sampled_from(wild), st.sampled_from(fixed)]
-    there = [path for path in tree if path.isascii()]
-    if there:
-        exact = st.sampled_from(there).map(_escaped)
-        choices += [exact, exact, exact, exact.map("{}/".format), exact.map("/{}".format)]
+    """Draw a source: what is not there stops a build, so it is drawn seldom."""
+    folders = {path for path, thing in tree.items() if thing.type == "dir"}
+    wild = ["*", "a*", "?", "[ab]", "*/*", "*.txt", "[^a]", "*/a", "[!b]*", "\\\\*"]
+    wild += [f"{top}/{rest}" for top in ("a", "b") if top in folders for rest in ("*", "?", "*/a")]
+    exact = [path for path in tree if path.isascii()]
+    choices = [st.sampled_from(wild), st.sampled_from((".", "/", "./", "*/.."))]
+    if exact:
+        path = st.sampled_from(exact).map(_escaped)
+        choices += [path, path, path, path.map("/{}".format), path.map("{}/../*".format)]
+        choices += [path.map("{}/".format), path.map("../{}".format), path.map("./{}/.".format)]
     if verb == "ADD":
         choices += [st.just("arch")] * 2
-    return st.one_of(choices)
+    often = st.one_of(choices)
+    seldom = st.sampled_from(
+        ("missing", "a", "b", "a/b", "a/./b", "c/d/*", "**/a", "a/**", "d/../a")
+    )
+    return st.integers(0, 14).flatmap(lambda number: often if number else seldom)
 
 
 def _escaped(path: str) -> str:
-    """Return a path as a pattern of a Dockerfile that means it alone."""
-    for special in "\\*[?":
-        path = path.replace(special, f"\\{special}")
-    # Words are unescaped once before patterns are.
-    return path.replace("\\", "\\\\")
+    """Return a pattern of a Dockerfile that means a path alone.
+
+    Escapes mean something in patterns only, and a word is unescaped before it is one.
+    """
+    return path.translate({ord(c): f"[{c}]" for c in "*?["} | {ord("\\"): "[" + "\\" * 4 + "]"})
 
 
 def _dest() -> st.SearchStrategy[str]:
