@@ -56,6 +56,12 @@ class Case:
         workdir = f"WORKDIR {self.workdir}\n" if self.workdir else ""
         return stages + workdir + "".join(f"{line}\n" for line in self.instructions)
 
+    def flags(self, name: str) -> set[str]:
+        """Return the values that a flag has in any of the instructions."""
+        start = f"--{name}="
+        flags = [flag for one in self.instructions for flag in one.flags]
+        return {flag.removeprefix(start) for flag in flags if flag.startswith(start)}
+
     def write(self, root: Path) -> None:
         """Write the context with its Dockerfile to an empty directory."""
         lay(self.context, root)
