@@ -143,9 +143,7 @@ class _Unpacking:
         last = self._linked.get(placed.group)
         if last is None:
             return placed
-        entry = placed.entry._replace(
-            mode=last.mode, uid=last.uid, gid=last.gid, mtime=last.mtime
-        )
+        entry = placed.entry._replace(mode=last.mode, uid=last.uid, gid=last.gid, mtime=last.mtime)
         return placed._replace(entry=entry)
 
 

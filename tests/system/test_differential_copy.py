@@ -115,6 +115,18 @@ KNOWN_ERRORS = (
     ),
     KnownError(
         "buildah",
+        "has no way to copy a socket; BuildKit makes an empty file of it",
+        ours="",
+        theirs=r"sockets not supported",
+    ),
+    KnownError(
+        "buildah",
+        "takes the backslashes out of every source; BuildKit takes a source without a wildcard as it is",
+        ours=r"\\.*: not found$",
+        theirs="",
+    ),
+    KnownError(
+        "buildah",
         "takes names that a wildcard matched for patterns once more",
         ours="",
         theirs=r"copier: get: glob .*syntax error in pattern",
