@@ -106,26 +106,27 @@ class Buildah(Peer):
 
     def build(self, context: Path) -> Tree:
         out = self.scratch / "out"
+        store = ["--root", self.scratch / "root", "--runroot", self.scratch / "run"]
         try:
             _run(
-                [*self._buildah(), "build", "--isolation=chroot", "--pull=never", "--quiet",
-                 "--layers=false", "-t", f"oci:{out}:latest", context],
+                ["buildah", *store, "--storage-driver=vfs", "build", "--isolation=chroot", "--quiet",
+                 "--pull=never", "--layers=false", "-t", f"oci:{out}:latest", context],
+                {"XDG_RUNTIME_DIR": str(self.scratch), "TMPDIR": str(self.scratch)},
             )  # fmt: skip
             return flatten.layout(out)
         finally:
-            shutil.rmtree(out, ignore_errors=True)
-            shutil.rmtree(self.scratch / "root", ignore_errors=True)
-
-    def _buildah(self) -> list[str | Path]:
-        store = ["--root", self.scratch / "root", "--runroot", self.scratch / "run"]
-        return ["buildah", *store, "--storage-driver=vfs"]
+            self._remove(out)
+            self._remove(self.scratch / "root")
 
     def close(self) -> None:
-        if os.geteuid() != 0:
-            # What it keeps belongs to subordinate ids.
-            command = ["buildah", "unshare", "rm", "-rf", str(self.scratch)]
+        self._remove(self.scratch)
+
+    def _remove(self, path: Path) -> None:
+        if os.geteuid() != 0 and path.exists():
+            # What buildah keeps belongs to subordinate ids.
+            command = ["buildah", "unshare", "rm", "-rf", str(path)]
             subprocess.run(command, capture_output=True, timeout=60)
-        super().close()
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class Docker(Peer):

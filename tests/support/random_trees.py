@@ -18,6 +18,8 @@ NAMES = (*PLAIN_NAMES, *ODD_NAMES)
 FILE_MODES = (0o644, 0o644, 0o755, 0o600, 0o4755, 0o2755, 0o1644, 0o444, 0o7777, 0o664)
 DIR_MODES = (0o755, 0o755, 0o700, 0o1777, 0o2755, 0o777, 0o555, 0o6755)
 LINKS = ("a", "b", "c", "d", "../a", "../b", "/a", "/b", "/c/a", "a/b", ".", "..", "/", "nowhere", "/no/where", "../../../c")  # fmt: skip
+# cap_net_bind_service=ep, as setcap(8) writes it.
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 
 
 class Thing(NamedTuple):
@@ -28,6 +30,7 @@ class Thing(NamedTuple):
     owner: tuple[int, int] = (0, 0)
     data: bytes = b""
     link: str = ""
+    capable: bool = False  # it has a security.capability, which takes root to set
 
 
 Things = Mapping[str, Thing]
@@ -37,8 +40,9 @@ _CONTENTS = st.sampled_from((b"", b"one", b"two", b"x" * 600))
 
 
 def files() -> st.SearchStrategy[Thing]:
-    parts = st.tuples(st.sampled_from(FILE_MODES), _OWNERS, _CONTENTS)
-    return parts.map(lambda drawn: Thing("file", *drawn))
+    capable = st.sampled_from((False, False, True)) if os.geteuid() == 0 else st.just(False)
+    parts = st.tuples(st.sampled_from(FILE_MODES), _OWNERS, _CONTENTS, capable)
+    return parts.map(lambda drawn: Thing("file", *drawn[:3], capable=drawn[3]))
 
 
 def directories() -> st.SearchStrategy[Thing]:
@@ -106,6 +110,8 @@ def lay(tree: Things, root: Path) -> None:
 
 def _make_file(at: Path, thing: Thing) -> None:
     at.write_bytes(thing.data)
+    if thing.capable:
+        os.setxattr(at, "security.capability", CAPABILITY)
 
 
 def _make_fifo(at: Path, _thing: Thing) -> None:
@@ -149,6 +155,8 @@ def pack(tree: Things, compression: str = "") -> bytes:
             member.uid, member.gid = thing.owner
             member.linkname = thing.link
             member.size = len(thing.data)
+            if thing.capable:
+                member.pax_headers = {"SCHILY.xattr.security.capability": CAPABILITY.decode()}
             if thing.type == "char":
                 member.devmajor, member.devminor = 1, 3
             tar.addfile(member, io.BytesIO(thing.data))
