@@ -113,17 +113,45 @@ def _as_docker_reads(members: list[Entry], name: str) -> list[Entry]:
 
 
 def _decompress(stream: BinaryIO, out: IO[bytes]) -> bool:
-    """Write the tar inside `stream` to `out`; False when there is no tar inside."""
+    """Write the tar inside `stream` to `out`; False when there is no tar inside.
+
+    What cannot be decompressed as far as to the end of a header is no archive, as in BuildKit.
+    """
     plain = _plain(stream)
     head = b""
-    while len(head) < _BLOCK and (more := plain(_BLOCK - len(head))):
-        head += more
+    try:
+        while len(head) < _BLOCK and (more := plain(_BLOCK - len(head))):
+            head += more
+    except ImageError:
+        if not _begins_with_header(stream):
+            return False
+        raise
     if not _is_tar_header(head):
         return False
     out.write(head)
     while chunk := plain(_CHUNK):
         out.write(chunk)
     return True
+
+
+def _begins_with_header(stream: BinaryIO) -> bool:
+    """Tell whether damaged data can be decompressed as far as to the end of a tar header."""
+    import bz2
+    import lzma
+    import zlib
+
+    stream.seek(0)
+    data = stream.read(_CHUNK)
+    try:
+        if data.startswith(_MAGIC_GZIP):
+            head = zlib.decompressobj(31).decompress(data, _BLOCK)
+        elif data.startswith(_MAGIC_BZIP2):
+            head = bz2.BZ2Decompressor().decompress(data, _BLOCK)
+        else:
+            head = lzma.LZMADecompressor().decompress(data, _BLOCK)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+        return False
+    return _is_tar_header(head)
 
 
 def _plain(stream: BinaryIO) -> Callable[[int], bytes]:
@@ -173,7 +201,8 @@ def with_archives(
     try:
         for number, source in enumerate(sources):
             found = None
-            if wanted[number] and source.item.type == "file":
+            # Sockets, which are copied as empty files, cannot be opened.
+            if wanted[number] and source.item.type == "file" and source.item.size:
                 found = _archive(source, partial(open_file, number), scratch)
             if found is None:
                 out.append(source)
