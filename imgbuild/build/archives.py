@@ -150,14 +150,22 @@ class Counted:
 
 
 def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool:
-    """Write the tar inside `stream` to `out`; False when there is no tar inside."""
+    """Write the tar inside `stream` to `out`; False when there is no tar inside.
+
+    What cannot be decompressed as far as to the end of a header is no archive, as in BuildKit.
+    """
     from imgbuild.layer.decompress import open_uncompressed
 
     packed = Counted(stream)
     plain = open_uncompressed(packed, "archive")
     head = b""
-    while len(head) < _BLOCK and (more := plain.read(_BLOCK - len(head))):
-        head += more
+    try:
+        while len(head) < _BLOCK and (more := plain.read(_BLOCK - len(head))):
+            head += more
+    except ImageError:
+        if not _begins_with_header(stream):
+            return False
+        raise
     if not is_tar_header(head):
         return False
     written, chunk = 0, head
@@ -169,12 +177,46 @@ def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool
     return True
 
 
+def _wants_memory(data: bytes) -> bool:
+    """Tell whether zstd data cannot be looked into only because of the memory that it asks for."""
+    import zstandard
+
+    from imgbuild.layer.decompress import LARGEST_WINDOW
+
+    try:
+        return zstandard.get_frame_parameters(data).window_size > LARGEST_WINDOW
+    except zstandard.ZstdError:
+        return False
+
+
 def check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
     """Raise `ImageError` for an archive of `packed` bytes that is too large unpacked so far."""
     if written > limits.size:
         raise _past(f"unpacked it is larger than {limits.size} bytes", "size")
     if limits.ratio and written > max(_RATIO_FROM, limits.ratio * packed):
         raise _past(f"unpacked it is more than {limits.ratio} times larger", "ratio")
+
+
+def _begins_with_header(stream: BinaryIO) -> bool:
+    """Tell whether damaged data can be decompressed as far as to the end of a tar header."""
+    import bz2
+    import lzma
+    import zlib
+
+    stream.seek(0)
+    data = stream.read(_CHUNK)
+    if data.startswith(_MAGIC_ZSTD):
+        return _wants_memory(data)
+    try:
+        if data.startswith(_MAGIC_GZIP):
+            head = zlib.decompressobj(31).decompress(data, _BLOCK)
+        elif data.startswith(_MAGIC_BZIP2):
+            head = bz2.BZ2Decompressor().decompress(data, _BLOCK)
+        else:
+            head = lzma.LZMADecompressor().decompress(data, _BLOCK)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+        return False
+    return is_tar_header(head)
 
 
 def tar_limits(limits: ArchiveLimits) -> "Limits":

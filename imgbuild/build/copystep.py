@@ -241,7 +241,7 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 def workdir_layer(maker: LayerMaker, step: WorkdirStep, view: RootView, clamp: int | None) -> None:
     """Write the directories that a WORKDIR has to make; none when it is there already."""
     path = fsencode(step.path)
-    owner = users.owner(users.reader(view), step.user) if step.user else (0, 0)
+    owner = users.owner(users.reader(view), step.user) if step.user else None
     made = clamp if clamp is not None else _time_above(view, path)
     for placed in make_path(view, path, owner, made):
         maker.add(placed.entry)

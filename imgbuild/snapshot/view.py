@@ -66,7 +66,7 @@ class RootView:
     def inode(self, path: ImagePath) -> tuple[int, int] | None:
         """Return a key that two names share when they are hard links to one regular file."""
         found = self._lookup(path)
-        if found is None or found[1].type != "file" or not found[1].size:
+        if found is None or found[1].type != "file":
             return None
         return found[0], found[1].offset
 
