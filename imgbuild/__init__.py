@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
     from imgbuild.events import CheckWarning
-    from imgbuild.options import ArchiveLimits, BuildOptions, Output, RegistryOptions
+    from imgbuild.options import (
+        ArchiveLimits,
+        BuildOptions,
+        Output,
+        RegistryOptions,
+        Secret,
+        SshAgent,
+    )
     from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
     from imgbuild.plan.model import BuildPlan
 
@@ -73,7 +80,8 @@ _PUBLIC = {
     "CheckWarning": "imgbuild.events",
     **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
     **dict.fromkeys(
-        ("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"
+        ("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions", "Secret", "SshAgent"),
+        "imgbuild.options",
     ),
 }
 
@@ -94,7 +102,9 @@ __all__ = [
     "Outline",
     "Output",
     "RegistryOptions",
+    "Secret",
     "Span",
+    "SshAgent",
     "StepFailedError",
     "StepResult",
     "Target",

@@ -25,7 +25,9 @@ from imgbuild.store.store import Store
 if TYPE_CHECKING:
     from imgbuild.build.calls import Question
     from imgbuild.build.engine import BuildInputs
+    from imgbuild.build.fetch import Web
     from imgbuild.build.rootfs import Rootfs
+    from imgbuild.build.secrets import Secrets
     from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.plan.calls import CheckResult, Outline, Targets
@@ -55,8 +57,8 @@ def build(
     options, sink = _options(context, fields), events or ignore
     started = time.monotonic()
     check_deliveries(options)
-    with _opened(options.store) as opened, opened.build_lock():
-        plan, inputs = _prepare(options, opened, sink)
+    with _opened(options.store) as opened, opened.build_lock(), _secrets(options) as secrets:
+        plan, inputs = _prepare(options, opened, sink, secrets)
         built = build_image(plan, inputs)
         manifest, _ = _manifest(opened, built.descriptor)
         for name in options.tags:
@@ -104,8 +106,8 @@ def plan(
     Raises what `build` raises before its first step.
     """
     options = _options(context, fields)
-    with _opened(options.store) as opened, opened.build_lock():
-        return _prepare(options, opened, events or ignore)[0]
+    with _opened(options.store) as opened, opened.build_lock(), _secrets(options) as secrets:
+        return _prepare(options, opened, events or ignore, secrets)[0]
 
 
 def check(
@@ -342,12 +344,25 @@ def _platform(text: str | None) -> Platform:
 
 
 def _prepare(
-    options: BuildOptions, store: Store, events: EventSink
+    options: BuildOptions, store: Store, events: EventSink, secrets: "Secrets"
 ) -> "tuple[BuildPlan, BuildInputs]":
-    from imgbuild.build.prepare import prepare
+    from imgbuild.build.prepare import Lent, prepare
 
     fetch = partial(_fetch, store, options=options.registry, events=events)
-    return prepare(options, store, fetch, events, _build_proxies(options, events))
+    lent = Lent(secrets, partial(_web, options.registry, events))
+    return prepare(options, store, fetch, events, _build_proxies(options, events), lent)
+
+
+def _secrets(options: BuildOptions) -> "Secrets":
+    from imgbuild.build.secrets import Secrets
+
+    return Secrets(options.secrets, options.ssh, options.search_path)
+
+
+def _web(options: RegistryOptions, events: EventSink) -> "Web":
+    from imgbuild.registry.urls import UrlClient
+
+    return UrlClient(options, events)
 
 
 @contextmanager

@@ -26,6 +26,23 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """One `--secret`: `value`, else what the file `path` holds (by default the one called `id`)."""
+
+    id: str
+    path: Path | None = None
+    value: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SshAgent:
+    """One `--ssh`: the socket of an agent, or private keys that an agent is started for."""
+
+    id: str = "default"
+    paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryOptions:
     """How registries are reached.
 
@@ -63,7 +80,8 @@ class BuildOptions:
     `host://`, a directory). `source_date_epoch` clamps newer times of what the build makes,
     in seconds since 1970, and is the build argument SOURCE_DATE_EPOCH unless `build_args` has
     one. `search_path` is where `host://` looks for programs. `archive_limits` are for archives that
-    ADD unpacks.
+    ADD unpacks. `secrets` and `ssh` are lent to ADD of URLs and repositories and to RUN; they are
+    never part of what is built. `download_limit` is the largest file that ADD fetches, in bytes.
     """
 
     context: Path
@@ -82,6 +100,9 @@ class BuildOptions:
     iidfile: Path | None = None
     metadata_file: Path | None = None
     source_date_epoch: int | None = None
+    secrets: tuple[Secret, ...] = ()
+    ssh: tuple[SshAgent, ...] = ()
+    download_limit: int = 16 << 30
     store: Path | None = None
     registry: RegistryOptions = field(default_factory=RegistryOptions)
     search_path: str = STANDARD_PATH

@@ -20,6 +20,8 @@ _MAGIC_XZ = b"\xfd7zXZ\0"
 _MAGIC_GZIP = b"\x1f\x8b"
 _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
+# Of memory to tell what damaged xz data begins with (bytes).
+_WINDOW = 128 << 20
 # What is packed well is only suspicious once it is large (bytes).
 _RATIO_FROM = 1 << 30
 # Names of members are held in memory (bytes).
@@ -147,14 +149,23 @@ class _Counted:
 
 
 def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool:
-    """Write the tar inside `stream` to `out`; False when there is no tar inside."""
+    """Write the tar inside `stream` to `out`; False when there is no tar inside.
+
+    What cannot be decompressed as far as to the end of a header is no archive, as in BuildKit.
+    """
     from imgbuild.layer.decompress import open_uncompressed
 
     packed = _Counted(stream)
     plain = open_uncompressed(packed, "archive")
     head = b""
-    while len(head) < _BLOCK and (more := plain.read(_BLOCK - len(head))):
-        head += more
+    try:
+        while len(head) < _BLOCK and (more := plain.read(_BLOCK - len(head))):
+            head += more
+    except ImageError as error:
+        # What takes too much memory to tell is refused: it may well be an archive.
+        if "memory" in error.message.lower() or _begins_with_header(stream):
+            raise
+        return False
     if not is_tar_header(head):
         return False
     written, chunk = 0, head
@@ -173,6 +184,26 @@ def _check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
         raise _past(f"unpacked it is more than {limits.ratio} times larger", "ratio")
 
 
+def _begins_with_header(stream: BinaryIO) -> bool:
+    """Tell whether damaged data can be decompressed as far as to the end of a tar header."""
+    import bz2
+    import lzma
+    import zlib
+
+    stream.seek(0)
+    data = stream.read(_CHUNK)
+    try:
+        if data.startswith(_MAGIC_GZIP):
+            head = zlib.decompressobj(31).decompress(data, _BLOCK)
+        elif data.startswith(_MAGIC_BZIP2):
+            head = bz2.BZ2Decompressor().decompress(data, _BLOCK)
+        else:
+            head = lzma.LZMADecompressor(memlimit=_WINDOW).decompress(data, _BLOCK)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+        return False
+    return is_tar_header(head)
+
+
 def _past(what: str, limit: str) -> ImageError:
     return ImageError(
         f"{what}, which is the limit",
@@ -182,11 +213,12 @@ def _past(what: str, limit: str) -> ImageError:
 
 def with_archives(
     sources: Sequence[Source],
+    wanted: Sequence[bool],
     open_file: Callable[[int], AbstractContextManager[BinaryIO]],
     scratch: Path,
     limits: ArchiveLimits,
 ) -> tuple[list[Source], dict[int, UnpackedArchive]]:
-    """Turn the files among `sources` that are archives into their members.
+    """Turn the files among `sources` that are archives, and are `wanted`, into their members.
 
     `open_file` opens a source by its place. The archives are to be closed.
     """
@@ -196,7 +228,7 @@ def with_archives(
         for number, source in enumerate(sources):
             found = None
             # What is empty is none, and a socket, which is taken for empty, cannot be opened.
-            if source.item.type == "file" and source.item.size:
+            if wanted[number] and source.item.type == "file" and source.item.size:
                 found = _archive(source, partial(open_file, number), scratch, limits)
             if found is None:
                 out.append(source)

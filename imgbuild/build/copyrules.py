@@ -18,6 +18,7 @@ from imgbuild.oci.digest import Digest
 from imgbuild.plan.chmod import Change, apply_changes
 
 _ROOT = Entry(b"", "dir", mode=0o755)
+_SET_GROUP = 0o2000
 # Where something goes, which source it is of, what it is, and its number.
 _Going = tuple[ImagePath, int, Item, int]
 
@@ -112,7 +113,8 @@ def resolve(
 def select(tree: Tree, pattern: bytes) -> list[Selected]:
     """Return what `pattern` names in `tree`; no match for a wildcard is an empty list.
 
-    Raises `ContextError` with BuildKit's words when a plain path is not there.
+    Raises `ContextError` with BuildKit's words when a plain path, or that before a wildcard, is
+    not there.
     """
     elements = clean(pattern).split(b"/")
     wild = next((i for i, e in enumerate(elements) if has_wildcard(e)), len(elements))
@@ -120,6 +122,8 @@ def select(tree: Tree, pattern: bytes) -> list[Selected]:
     if wild == len(elements):
         return [_follow(tree, plain, plain)]
     start = resolve(tree.lstat, plain)
+    if start and tree.lstat(start) is None:
+        raise ContextError(f"lstat {show(plain)}: no such file or directory")
     names = (
         _join(start, rel) for rel in sorted(matches(tree, start, elements[wild:]), key=sort_key)
     )
@@ -179,7 +183,9 @@ def place(view: Tree, sources: Sequence[Source], target: Target) -> Iterator[Pla
     yield from as_links(placing.with_parents(placing.copied(enumerate(sources))))
 
 
-def make_path(view: Tree, path: bytes, owner: tuple[int, int], made_time: int) -> list[Placed]:
+def make_path(
+    view: Tree, path: bytes, owner: tuple[int, int] | None, made_time: int
+) -> list[Placed]:
     """Return the entries that WORKDIR needs: the missing directories, and those above them."""
     placing = Placing(view, Target(path, owner, None, made_time))
     placing.make_dirs(placing.resolve(path))
@@ -226,17 +232,25 @@ class Placing:
 
     def make_dirs(self, path: ImagePath) -> None:
         """Make the directories of `path`, which is resolved."""
-        owner = self._target.owner or (0, 0)
-        mode = 0o755 if self._target.chmod is None else self._target.chmod
-        at = b""
+        at, above = b"", _ROOT
         for element in path.split(b"/") if path else ():
             at = at + b"/" + element if at else element
             entry = self.lookup(at)
             if entry is None:
-                made = Entry(at, "dir", mode, *owner, mtime=self._target.made_time)
-                self.made[at] = Placed(made)
+                entry = self._new_dir(at, above)
+                self.made[at] = Placed(entry)
             elif entry.type != "dir":
                 raise ContextError(f"cannot copy to non-directory: {show(at)}")
+            above = entry
+
+    def _new_dir(self, at: ImagePath, above: Entry) -> Entry:
+        """Return a directory as mkdir(2) makes it: the set-group-ID bit is handed down."""
+        target = self._target
+        inherited = above.mode & _SET_GROUP
+        uid, gid = target.owner or (0, above.gid if inherited else 0)
+        # BuildKit gives mkdir(2) the number of --chmod, which has no use for more than these bits.
+        mode = 0o755 if target.chmod is None else target.chmod & 0o777
+        return Entry(at, "dir", mode | inherited, uid, gid, target.made_time)
 
     def copied(self, sources: Iterable[tuple[int, Source]]) -> Iterator[Placed]:
         """Yield what sources put below their targets, each path once; the last of them wins.

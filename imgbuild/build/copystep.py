@@ -46,7 +46,8 @@ def copy_layer(
     with ExitStack() as stack:
         archives: dict[int, UnpackedArchive] = {}
         if step.unpack:
-            sources, archives = with_archives(sources, gathered.open, scratch, limits)
+            wanted_ones = [part.unpack for part in gathered.parts]
+            sources, archives = with_archives(sources, wanted_ones, gathered.open, scratch, limits)
             for archive in archives.values():
                 stack.callback(archive.close)
         made = clamp if clamp is not None else newest(sources)
@@ -240,7 +241,7 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
 def workdir_layer(maker: LayerMaker, step: WorkdirStep, view: RootView, clamp: int | None) -> None:
     """Write the directories that a WORKDIR has to make; none when it is there already."""
     path = fsencode(step.path)
-    owner = users.owner(users.reader(view), step.user) if step.user else (0, 0)
+    owner = users.owner(users.reader(view), step.user) if step.user else None
     made = clamp if clamp is not None else _time_above(view, path)
     for placed in make_path(view, path, owner, made):
         maker.add(placed.entry)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.context import ContextTree
     from imgbuild.build.copywork import CopyWork
+    from imgbuild.build.remotes import Remotes
     from imgbuild.snapshot.roots import Roots
 
 LayerStep = RunStep | CopyStep | WorkdirStep
@@ -49,13 +50,15 @@ class BuildInputs:
     """What a build is made of beside its plan.
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
-    engine closes it. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
+    engine closes it. `open_remotes` is asked for what fetches for ADD, which the engine closes
+    as well. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
     base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
     """
 
     store: Store
     rootfs: Rootfs
     open_context: Callable[[str], "ContextTree"]
+    open_remotes: Callable[[], "Remotes"]
     events: EventSink
     clamp: int | None = None
     no_cache: bool = False
@@ -114,6 +117,7 @@ class _Engine:
         self._outcomes: list[StepOutcome] = []
         self._contexts: dict[str, ContextTree] = {}
         self._opened: Roots | None = None
+        self._fetching: Remotes | None = None
 
     def build(self) -> Built:
         plan = self._plan
@@ -301,6 +305,7 @@ class _Engine:
             self._store,
             inputs.rootfs.stack,
             context,
+            self._remotes,
             inputs.clamp,
             inputs.no_cache,
             inputs.archive_limits,
@@ -347,6 +352,12 @@ class _Engine:
         found = self._copied(step, alone, work)
         progress.key = chain(progress.key, "link", {}, {"layer": alone.key})[0]
         return found
+
+    def _remotes(self) -> "Remotes":
+        if self._fetching is None:
+            self._fetching = self._inputs.open_remotes()
+            self._stack.callback(self._fetching.close)
+        return self._fetching
 
     def _context(self, name: str) -> "ContextTree":
         if name not in self._contexts:

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from imgbuild.build import sources as found
 from imgbuild.build.context import ContextTree
 from imgbuild.build.copyrules import Placed, Source, show
 from imgbuild.build.hashing import Facts, StatMemo, content_digest, read_facts, remember
@@ -17,29 +16,41 @@ from imgbuild.oci.digest import Digest
 from imgbuild.store.cache import is_settled
 
 
-class Gathered:
-    """Sources of several trees, numbered through; close it when done.
+class Part(NamedTuple):
+    """Sources of one tree. `unpack` tells that archives among them are unpacked.
 
-    `trees` has the tree of each source. `begun` is when the first of them was looked at, in
+    `identity` stands for the content of a tree that was made anew for this build, so that the
+    times of its files tell nothing: where it is the same, so are they.
+    """
+
+    tree: FileSource
+    sources: Sequence[Source]
+    unpack: bool = False
+    identity: str = ""
+
+
+class Gathered:
+    """Sources of several trees, numbered through.
+
+    `parts` has the part of each source, `trees` its tree. `begun` is when the first of them was looked at, in
     nanoseconds since 1970.
     """
 
-    def __init__(self, parts: Sequence[tuple[FileSource, Sequence[Source]]], begun: int) -> None:
+    def __init__(self, parts: Sequence[Part], begun: int) -> None:
         self._begun = begun
         self.sources: list[Source] = []
+        self.parts: list[Part] = []
         self.trees: list[FileSource] = []
         number = 0
-        for tree, sources in parts:
-            for source in sources:
+        for part in parts:
+            for source in part.sources:
                 self.sources.append(source._replace(number=number))
-                self.trees.append(tree)
+                self.parts.append(part)
+                self.trees.append(part.tree)
                 number += 1 + len(source.below)
         self.count = number
         self.facts = Facts(number)
         self._files = sum(map(_files, self.sources))
-
-    def close(self) -> None:
-        found.close(self.sources)
 
     @property
     def expected(self) -> int:
@@ -70,7 +81,10 @@ class Gathered:
     def fingerprint(self) -> str:
         """Return what is the same only as long as no file among the sources has changed."""
         state = sha256()
-        for source in self.sources:
+        for source, part in zip(self.sources, self.parts, strict=True):
+            if part.identity:
+                state.update(repr((source.name, source.path, part.identity)).encode())
+                continue
             state.update(repr((source.name, source.path, tuple(source.item))).encode())
             if isinstance(source.below, Listing):
                 state.update(source.below.fingerprint.encode())
@@ -80,7 +94,9 @@ class Gathered:
     def is_settled(self) -> bool:
         """Whether no file can have changed since it was looked at without its times showing it."""
         latest = 0
-        for source in self.sources:
+        for source, part in zip(self.sources, self.parts, strict=True):
+            if part.identity:
+                continue
             if source.item.stat:
                 latest = max(latest, *source.item.stat[2:])
             if isinstance(source.below, Listing):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuild.build.bases import Bases, Lookup, Pull, directory_contexts
 from imgbuild.build.checking import parse_checked, plan_checks
@@ -15,6 +15,7 @@ from imgbuild.build.engine import BuildInputs, open_contexts
 from imgbuild.build.places import check_context, no_dockerfile, unreadable
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
+from imgbuild.build.secrets import Secrets
 from imgbuild.errors import ContextError
 from imgbuild.events import EventSink, Notice
 from imgbuild.oci.platform import parse_platform
@@ -26,10 +27,22 @@ from imgbuild.plan.planner import make_plan
 from imgbuild.plan.unused import unused_arguments
 from imgbuild.store.store import Store
 
+if TYPE_CHECKING:
+    from imgbuild.build.fetch import UrlFetcher, Web
+    from imgbuild.build.git import GitFetcher
+    from imgbuild.build.remotes import Remotes
+
 # BuildKit refuses a larger one as well (frontend/dockerui, maxDockerfileSize is not documented).
 _MAX_DOCKERFILE = 16 << 20
 _STDIN = Path("-")
 _NAMES = ("Dockerfile", "dockerfile")
+
+
+class Lent(NamedTuple):
+    """What a build is lent for its time: secrets, and the network."""
+
+    secrets: Secrets
+    open_web: Callable[[], "Web"]
 
 
 class Prepared(NamedTuple):
@@ -44,18 +57,20 @@ def prepare(
     store: Store,
     pull: Pull,
     events: EventSink,
-    proxies: Mapping[str, str] | None = None,
+    proxies: Mapping[str, str],
+    lent: Lent,
 ) -> Prepared:
     """Read the Dockerfile, resolve the bases that the target needs, and plan the build.
 
-    `proxies` are the caller's settings for commands, such as `HTTP_PROXY`. Raises `ContextError`
+    `proxies` are the caller's settings for commands, such as `HTTP_PROXY`; `lent` is what ADD
+    fetches with. Raises `ContextError`
     for a missing context or Dockerfile, `DockerfileError`, and what looking for bases raises.
     """
     check_context(options.context)
     name, data, place = read_dockerfile(options)
     dockerfile, linter = parse_checked(data, name, options.build_args, events)
     directories = directory_contexts(options.build_contexts)
-    settled = plan_options(options, proxies or {})
+    settled = plan_options(options, proxies)
     lookup = Lookup(store, options.build_contexts, pull, events, options.search_path, options.pull)
     bases = Bases(lookup)
     checks = plan_checks(linter, options.context, place)
@@ -71,6 +86,7 @@ def prepare(
         store=store,
         rootfs=Rootfs(store, options.search_path),
         open_context=open_contexts(lambda: open_context(options.context, place), named),
+        open_remotes=partial(_open_remotes, options, store, lent),
         events=events,
         # A build argument wins, as with buildx.
         clamp=plan.source_date_epoch,
@@ -80,6 +96,24 @@ def prepare(
         archive_limits=options.archive_limits,
     )
     return Prepared(plan, inputs)
+
+
+def _open_remotes(options: BuildOptions, store: Store, lent: Lent) -> "Remotes":
+    from imgbuild.build.remotes import Remotes
+
+    def files() -> "UrlFetcher":
+        from imgbuild.build.fetch import UrlFetcher
+
+        return UrlFetcher(store, lent.open_web, lent.secrets, options.download_limit)
+
+    def repositories() -> "GitFetcher":
+        from imgbuild.build.git import GitFetcher
+
+        return GitFetcher(
+            store, lent.secrets, registry=options.registry, search_path=options.search_path
+        )
+
+    return Remotes(files, repositories)
 
 
 def plan_options(options: BuildOptions, proxies: Mapping[str, str]) -> PlanOptions:

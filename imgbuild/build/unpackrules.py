@@ -1,12 +1,22 @@
-"""Where ADD puts the members of archives: what docker's `archive.Untar` does, rooted in the image.
+"""Where ADD puts the members of archives: what BuildKit's unpacking does, rooted in the destination.
 
 Members come in their own order, replace what is there and go through links that others made, so all
 that such a step places is held until its end. Pure, as `copyrules` is.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from imgbuild.build.copyrules import Placed, Placing, Source, Target, Tree, as_links, show
+from imgbuild.build.copyrules import (
+    Placed,
+    Placing,
+    Source,
+    Target,
+    Tree,
+    as_links,
+    resolve,
+    show,
+)
 from imgbuild.build.listing import Item
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import Entry, ImagePath, sort_key
@@ -36,6 +46,8 @@ class _Unpacking:
         # The names in each directory that lead to what is new, and the directories that were replaced.
         self._names: dict[ImagePath, set[bytes]] = {}
         self._replaced: set[ImagePath] = set()
+        # The last header of each file with several names.
+        self._linked: dict[bytes, Entry] = {}
 
     def lstat(self, path: ImagePath) -> Entry | None:
         if not path:
@@ -76,7 +88,8 @@ class _Unpacking:
             self._put(placed)
 
     def unpack(self, number: int, source: Source) -> None:
-        placing = Placing(self, self._target)
+        # A mode is for what is copied; an archive brings its own.
+        placing = Placing(self, replace(self._target, chmod=None))
         top = placing.resolve(self._target.dest)
         placing.make_dirs(top)
         for placed in placing.made.values():
@@ -86,15 +99,21 @@ class _Unpacking:
 
     def _unpack_member(self, source: int, number: int, item: Item, top: ImagePath) -> None:
         placing = Placing(self, self._target)
-        parent, _, name = item.rel.rpartition(b"/")
-        above = placing.resolve(_join(top, parent))
-        self._make_parents(above)
-        at = _join(above, name)
+        # A directory may be there already, behind a link.
+        at = self._inside(top, item.rel, follow_last=item.type == "dir")
+        self._make_parents(at.rpartition(b"/")[0])
         self._clear(at, item)
         if item.type == "hardlink":
-            self._link(at, placing.resolve(_join(top, item.link)), placing)
+            target = self._inside(top, item.link, follow_last=False)
+            self._link(at, item, target, placing)
         else:
             self._put(Placed(placing.owned(item, at, item.mode), source, item, number))
+
+    def _inside(self, top: ImagePath, path: ImagePath, *, follow_last: bool) -> ImagePath:
+        """Return where a member really is: links start from where the archive is unpacked."""
+        return _join(
+            top, resolve(lambda at: self.lstat(_join(top, at)), path, follow_last=follow_last)
+        )
 
     def _make_parents(self, path: ImagePath) -> None:
         at = b""
@@ -102,8 +121,7 @@ class _Unpacking:
             at = _join(at, element)
             existing = self.lstat(at)
             if existing is None:
-                owner = self._target.owner or (0, 0)
-                made = Entry(at, "dir", 0o755, *owner, self._target.made_time)
+                made = Entry(at, "dir", 0o755, mtime=self._target.made_time)
                 self._put(Placed(made))
             elif existing.type != "dir":
                 raise ContextError(f"cannot copy to non-directory: {show(at)}")
@@ -121,7 +139,8 @@ class _Unpacking:
                     self._new.pop(path, None)
                     below.append(path)
 
-    def _link(self, at: ImagePath, target: ImagePath, placing: Placing) -> None:
+    def _link(self, at: ImagePath, item: Item, target: ImagePath, placing: Placing) -> None:
+        """Give what the archive brought a second name; the file takes mode, owner and time of that one."""
         found = self._new.get(target)
         if found is None or found.item is None or found.entry.type != "file":
             raise ContextError(
@@ -130,8 +149,8 @@ class _Unpacking:
         # A name that no other group has: those of a listing never start with a slash.
         group = found.group or b"/%d" % found.number
         self._new[target] = found._replace(group=group)
-        entry = placing.owned(found.item, at, found.entry.mode)
-        self._put(found._replace(entry=entry, group=group))
+        self._put(found._replace(entry=found.entry._replace(path=at), group=group))
+        self._linked[group] = placing.owned(item, at, item.mode)
 
     def finish(self) -> Iterator[Placed]:
         """Yield all in layer order, with the directories above that the image has already."""
@@ -145,7 +164,14 @@ class _Unpacking:
                     kept = Entry(above, "dir", entry.mode, entry.uid, entry.gid, entry.mtime)
                     self._new[above] = Placed(kept._replace(xattrs=entry.xattrs))
                 above = above.rpartition(b"/")[0]
-        return (self._new[path] for path in sorted(self._new, key=sort_key))
+        return (self._settled(self._new[path]) for path in sorted(self._new, key=sort_key))
+
+    def _settled(self, placed: Placed) -> Placed:
+        last = self._linked.get(placed.group)
+        if last is None:
+            return placed
+        entry = placed.entry._replace(mode=last.mode, uid=last.uid, gid=last.gid, mtime=last.mtime)
+        return placed._replace(entry=entry)
 
 
 def _join(above: ImagePath, rest: bytes) -> ImagePath:

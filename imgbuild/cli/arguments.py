@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from imgbuild.cli import environment
+from imgbuild.cli.lending import agent, secret
 from imgbuild.errors import UsageError
 from imgbuild.options import ArchiveLimits, Output
 
@@ -74,6 +75,24 @@ def plan_options(function: F) -> F:
         click.option("--target", metavar="STAGE", help="The stage to build."),
         click.option("--platform", metavar="OS/ARCH", help="The platform of the image."),
         click.option(
+            "--secret",
+            "secrets",
+            metavar="id=NAME[,src=FILE|,env=NAME]",
+            multiple=True,
+            help="Lend a secret to the build, from a file or a variable.",
+        ),
+        click.option(
+            "--ssh",
+            metavar="default|ID[=SOCKET|=KEY,…]",
+            multiple=True,
+            help="Lend an SSH agent to the build: $SSH_AUTH_SOCK, a socket, or one for key files.",
+        ),
+        click.option(
+            "--download-limit",
+            metavar="SIZE",
+            help="The largest file that ADD fetches (default: 16g).",
+        ),
+        click.option(
             "--network",
             type=click.Choice(["default", "host", "none"]),
             default="default",
@@ -103,6 +122,16 @@ def pairs(texts: tuple[str, ...], flag: str, form: str = "NAME=VALUE") -> dict[s
     return found
 
 
+def size(text: str, flag: str) -> int:
+    """Read a size as docker writes it, in bytes."""
+    from imgbuild.dockerfile.sizes import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"invalid {flag}: {error}", hint="write it as 500m or 2g") from None
+
+
 def build_fields(
     *,
     context: Path,
@@ -110,6 +139,9 @@ def build_fields(
     build_args: tuple[str, ...],
     build_contexts: tuple[str, ...],
     labels: tuple[str, ...],
+    secrets: tuple[str, ...],
+    ssh: tuple[str, ...],
+    download_limit: str | None,
     timestamp: str | None,
     **rest: Any,
 ) -> dict[str, Any]:
@@ -123,6 +155,8 @@ def build_fields(
         epoch = environment.source_date_epoch()
     else:
         epoch = environment.parse_epoch(timestamp, "--timestamp")
+    if download_limit is not None:
+        rest["download_limit"] = size(download_limit, "--download-limit")
     return {
         "context": context,
         "dockerfile": dockerfile,
@@ -130,6 +164,8 @@ def build_fields(
         "build_contexts": pairs(build_contexts, "--build-context", "NAME=SOURCE"),
         # As with docker, a label without a value is an empty one.
         "labels": pairs(tuple(t if "=" in t else f"{t}=" for t in labels), "--label"),
+        "secrets": tuple(map(secret, secrets)),
+        "ssh": tuple(map(agent, ssh)),
         "source_date_epoch": epoch,
         "registry": environment.registry_options(),
         "search_path": environment.search_path(),

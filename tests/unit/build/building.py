@@ -13,6 +13,7 @@ from imgbuild.build.bases import Bases, Lookup, directory_contexts
 from imgbuild.build.context import open_context
 from imgbuild.build.engine import BuildInputs, Built, build_image, open_contexts
 from imgbuild.build.platforms import host_platform
+from imgbuild.build.remotes import Remotes
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import UnreachableError
@@ -32,6 +33,10 @@ def no_pull(reference: Reference, _platform: Platform) -> Descriptor:
     raise UnreachableError(f"no registry in this test: {reference}")
 
 
+def no_remotes() -> Remotes:
+    raise AssertionError("nothing is fetched in this test")
+
+
 def build(
     store: Store,
     context: Path,
@@ -45,6 +50,7 @@ def build(
     dockerfile_path: Path | None = None,
     platform: Platform | None = None,
     archive_limits: ArchiveLimits | None = None,
+    open_remotes: Callable[[], Remotes] = no_remotes,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
@@ -68,7 +74,9 @@ def build(
     )
     rootfs = Rootfs(store, SEARCH_PATH)
     fresh = frozenset(bases.fresh)
-    inputs = BuildInputs(store, rootfs, opener, events, clamp, no_cache, fresh, dockerfile)
+    inputs = BuildInputs(
+        store, rootfs, opener, open_remotes, events, clamp, no_cache, fresh, dockerfile
+    )
     if archive_limits is not None:
         inputs = replace(inputs, archive_limits=archive_limits)
     return build_image(plan, inputs)

@@ -47,7 +47,8 @@ def test_bad_output_is_refused(text: str) -> None:
 def fields(**given: object) -> dict[str, object]:
     """The fields of a build with these flags and no others."""
     flags: dict[str, Any] = {
-        "build_args": (), "build_contexts": (), "labels": (), "timestamp": None, **given
+        "build_args": (), "build_contexts": (), "labels": (), "timestamp": None,
+        "secrets": (), "ssh": (), "download_limit": None, **given
     }  # fmt: skip
     return arguments.build_fields(context=Path(), dockerfile=None, **flags)
 
