@@ -59,6 +59,19 @@ class RegistryOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What an archive that ADD unpacks may cost: far more than one that is meant well.
+
+    `entries` is how many members it has, `size` how many bytes it is unpacked, `ratio` how many
+    times more than packed, counted from 1 GiB on (0: any).
+    """
+
+    entries: int = 1_000_000
+    size: int = 64 << 30
+    ratio: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
 class BuildOptions:
     """Everything a build can be told.
 
@@ -93,3 +106,4 @@ class BuildOptions:
     store: Path | None = None
     registry: RegistryOptions = field(default_factory=RegistryOptions)
     search_path: str = STANDARD_PATH
+    archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)

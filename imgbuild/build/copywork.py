@@ -12,6 +12,7 @@ from imgbuild.build.sources import Filters, close, from_context, from_image
 from imgbuild.build.stack import LayerStack
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest, digest_bytes
+from imgbuild.options import ArchiveLimits
 from imgbuild.plan.model import ContextSource, CopyStep, RemoteSource, UrlSource
 from imgbuild.store.store import Store
 
@@ -31,6 +32,7 @@ class Place(NamedTuple):
     remotes: Callable[[], "Remotes"]
     clamp: int | None
     no_cache: bool
+    limits: ArchiveLimits = ArchiveLimits()
 
 
 class CopyWork:
@@ -104,6 +106,7 @@ class CopyWork:
                 gathered,
                 clamp=place.clamp,
                 scratch=store.paths.staging,
+                limits=place.limits,
             )
             maker.finish_tar()
             layer = maker.finish()

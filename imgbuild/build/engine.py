@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -14,6 +14,7 @@ from imgbuild.errors import ContextError, ImgbuildError
 from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
+from imgbuild.options import ArchiveLimits
 from imgbuild.plan.cachekey import base_key, chain, step_fields, step_kind
 from imgbuild.plan.model import (
     BaseImage,
@@ -63,6 +64,7 @@ class BuildInputs:
     no_cache: bool = False
     fresh: frozenset[str] = frozenset()
     source: str | None = None
+    archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +302,13 @@ class _Engine:
         name = source.name if isinstance(source, ContextSource) else ""
         context = partial(self._context, name)
         place = Place(
-            self._store, inputs.rootfs.stack, context, self._remotes, inputs.clamp, inputs.no_cache
+            self._store,
+            inputs.rootfs.stack,
+            context,
+            self._remotes,
+            inputs.clamp,
+            inputs.no_cache,
+            inputs.archive_limits,
         )
         return CopyWork(step, self._source_layers(step), place)
 

@@ -6,10 +6,11 @@ from hashlib import sha256
 from typing import BinaryIO, NamedTuple
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Placed, Source
+from imgbuild.build.copyrules import Placed, Source, show
 from imgbuild.build.hashing import Facts, StatMemo, content_digest, read_facts, remember
 from imgbuild.build.listing import Listing
 from imgbuild.build.sources import FileSource
+from imgbuild.errors import ContextError
 from imgbuild.layer.entry import ImagePath
 from imgbuild.oci.digest import Digest
 from imgbuild.store.cache import is_settled
@@ -104,12 +105,29 @@ class Gathered:
 
     def learn(self, memo: StatMemo) -> None:
         """Read the digests of all files that are not known yet; raise `ContextError`."""
+        self._check_sizes()
         if self.is_known:
             return
         for tree in dict.fromkeys(self.trees):
             if isinstance(tree, ContextTree):
                 own = [s for s, t in zip(self.sources, self.trees, strict=True) if t is tree]
                 read_facts(tree, own, self.facts, memo, self._begun)
+
+    def _check_sizes(self) -> None:
+        """Refuse a file that no layer can hold before it is read for hours."""
+        from imgbuild.layer.tarread import Limits
+
+        most = Limits().total
+        for source in self.sources:
+            if _bytes(source) <= most:
+                continue
+            for item in (source.item, *source.below):
+                if item.size > most:
+                    path = source.path + b"/" + item.rel if item.rel else source.path
+                    raise ContextError(
+                        f"a layer cannot hold {show(path)}: it has {item.size} bytes",
+                        hint="a sparse file counts with its whole length; ignore or remove it",
+                    )
 
     def remember(self, memo: StatMemo) -> None:
         """Tell the memo all that is known of files."""

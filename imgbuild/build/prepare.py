@@ -93,6 +93,7 @@ def prepare(
         no_cache=options.no_cache,
         fresh=frozenset(bases.fresh),
         source=dockerfile.source,
+        archive_limits=options.archive_limits,
     )
     return Prepared(plan, inputs)
 
@@ -138,14 +139,7 @@ def read_dockerfile(options: BuildOptions) -> tuple[str, bytes, Path | None]:
     """Return the Dockerfile's name for messages, its bytes, and where it is (None: standard input)."""
     if options.dockerfile == _STDIN:
         return "Dockerfile", _limited(sys.stdin.buffer.read(_MAX_DOCKERFILE + 1), "stdin"), None
-    if options.dockerfile is None:
-        candidates = [options.context / name for name in _NAMES]
-    else:
-        # As docker: relative to the current folder, else to the context.
-        candidates = [options.dockerfile]
-        if not options.dockerfile.is_absolute():
-            candidates.append(options.context / options.dockerfile)
-    for path in candidates:
+    for path in _candidates(options):
         try:
             with path.open("rb") as file:
                 return path.name, _limited(file.read(_MAX_DOCKERFILE + 1), str(path)), path
@@ -153,6 +147,30 @@ def read_dockerfile(options: BuildOptions) -> tuple[str, bytes, Path | None]:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
                 raise unreadable(path, error) from None
     raise no_dockerfile(options.context, options.dockerfile)
+
+
+def dockerfile_place(options: BuildOptions) -> Path | None:
+    """Return where the Dockerfile is; None for standard input, and where none is needed or there.
+
+    Raises `ContextError` for one that was named and is not there.
+    """
+    if options.dockerfile == _STDIN:
+        return None
+    for path in _candidates(options):
+        if path.exists():
+            return path
+    if options.dockerfile is not None:
+        raise no_dockerfile(options.context, options.dockerfile)
+    return None
+
+
+def _candidates(options: BuildOptions) -> list[Path]:
+    if options.dockerfile is None:
+        return [options.context / name for name in _NAMES]
+    # As docker: relative to the current folder, else to the context.
+    if options.dockerfile.is_absolute():
+        return [options.dockerfile]
+    return [options.dockerfile, options.context / options.dockerfile]
 
 
 def _limited(data: bytes, what: str) -> bytes:

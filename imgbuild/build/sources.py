@@ -198,7 +198,7 @@ def _hint(tree: ContextTree, raw: bytes) -> str:
     """Say why nothing in `tree` has the path `raw`."""
     path = clean(raw)
     if tree.is_ignored(path):
-        return f"{show(path)} is there, but {tree.ignore_name} excludes it"
+        return f"{show(path)} is there, but {tree.why_ignored(path)}"
     if _climbs(raw):
         return (
             f"paths cannot leave the build context, {tree.root}: build in a folder further up, or "

@@ -43,7 +43,7 @@ class _Unpacking:
         self._view = view
         self._target = target
         self._new: dict[ImagePath, Placed] = {}
-        # The names of what is new in each directory, and the directories that something else replaced.
+        # The names in each directory that lead to what is new, and the directories that were replaced.
         self._names: dict[ImagePath, set[bytes]] = {}
         self._replaced: set[ImagePath] = set()
         # The last header of each file with several names.
@@ -68,8 +68,13 @@ class _Unpacking:
     def _put(self, placed: Placed) -> None:
         path = placed.entry.path
         self._new[path] = placed
-        above, _, name = path.rpartition(b"/")
-        self._names.setdefault(above, set()).add(name)
+        # Up to the root: what is between may be there already, and so not be new.
+        while path:
+            path, _, name = path.rpartition(b"/")
+            names = self._names.setdefault(path, set())
+            if name in names:
+                return
+            names.add(name)
 
     def listdir(self, path: ImagePath) -> list[bytes]:
         return self._view.listdir(path)

@@ -9,7 +9,7 @@ import click
 from imgbuild.cli import environment
 from imgbuild.cli.lending import agent, secret
 from imgbuild.errors import UsageError
-from imgbuild.options import Output
+from imgbuild.options import ArchiveLimits, Output
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -171,6 +171,54 @@ def build_fields(
         "search_path": environment.search_path(),
         **rest,
     }
+
+
+def limit_options(function: F) -> F:
+    """Add what archives that ADD unpacks may cost; `archive_limits` reads the values."""
+    defaults = ArchiveLimits()
+    flags = [
+        click.option(
+            "--add-limit-size",
+            metavar="SIZE",
+            default=f"{defaults.size >> 30}g",
+            show_default=True,
+            help="How large an archive may be that ADD unpacks.",
+        ),
+        click.option(
+            "--add-limit-entries",
+            metavar="NUMBER",
+            type=int,
+            default=defaults.entries,
+            show_default=True,
+            help="How many members it may have.",
+        ),
+        click.option(
+            "--add-limit-ratio",
+            metavar="NUMBER",
+            type=int,
+            default=defaults.ratio,
+            show_default=True,
+            help="How many times larger than packed it may be, counted from 1 GiB on; 0 is any.",
+        ),
+    ]
+    for flag in reversed(flags):
+        function = flag(function)
+    return function
+
+
+def archive_limits(
+    *, add_limit_size: str, add_limit_entries: int, add_limit_ratio: int
+) -> ArchiveLimits:
+    """Turn the flags of `limit_options` into a field of `BuildOptions`."""
+    from imgbuild.dockerfile.sizes import parse_size
+
+    try:
+        largest = parse_size(add_limit_size)
+    except ValueError as problem:
+        raise UsageError(
+            f"invalid --add-limit-size: {problem}", hint="write a number with a unit: 500m, 64g"
+        ) from None
+    return ArchiveLimits(add_limit_entries, largest, add_limit_ratio)
 
 
 _OUTPUT_KEYS = frozenset({"type", "dest", "tar"})

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import Reference
+from imgbuild.options import ArchiveLimits
 from imgbuild.plan.planner import PlanOptions, make_plan
 from imgbuild.store.store import Store
 
@@ -48,6 +50,7 @@ def build(
     dockerfile_path: Path | None = None,
     platform: Platform | None = None,
     open_remotes: Callable[[], Remotes] = no_remotes,
+    archive_limits: ArchiveLimits | None = None,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
@@ -71,12 +74,12 @@ def build(
     )
     rootfs = Rootfs(store, SEARCH_PATH)
     fresh = frozenset(bases.fresh)
-    return build_image(
-        plan,
-        BuildInputs(
-            store, rootfs, opener, open_remotes, events, clamp, no_cache, fresh, dockerfile
-        ),
+    inputs = BuildInputs(
+        store, rootfs, opener, open_remotes, events, clamp, no_cache, fresh, dockerfile
     )
+    if archive_limits is not None:
+        inputs = replace(inputs, archive_limits=archive_limits)
+    return build_image(plan, inputs)
 
 
 def config(store: Store, built: Built) -> dict[str, Any]:

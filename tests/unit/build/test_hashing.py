@@ -224,7 +224,7 @@ def test_an_excluded_source_says_why(files: Path) -> None:
         pytest.raises(ContextError, match='"/f": not found') as caught,
     ):
         from_context(tree, ["f"], SCRATCH)
-    assert caught.value.hint == "/f is there, but .dockerignore excludes it"
+    assert caught.value.hint == "/f is there, but .dockerignore excludes it (line 1: f)"
     with open_context(files) as tree, pytest.raises(ContextError) as caught:
         from_context(tree, ["nope"], SCRATCH)
     assert str(files) in (caught.value.hint or "")
