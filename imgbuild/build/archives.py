@@ -10,6 +10,7 @@ from typing import IO, BinaryIO
 from imgbuild.build.copyrules import Source, show
 from imgbuild.build.listing import Item, from_entry
 from imgbuild.errors import ContextError, ImageError
+from imgbuild.layer.decompress import LARGEST_WINDOW, open_uncompressed
 from imgbuild.layer.entry import Entry
 from imgbuild.options import ArchiveLimits
 from imgbuild.store.failure import store_error
@@ -20,8 +21,6 @@ _MAGIC_XZ = b"\xfd7zXZ\0"
 _MAGIC_GZIP = b"\x1f\x8b"
 _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
-# Of memory to tell what damaged xz data begins with (bytes).
-_WINDOW = 128 << 20
 # What is packed well is only suspicious once it is large (bytes).
 _RATIO_FROM = 1 << 30
 # Names of members are held in memory (bytes).
@@ -153,19 +152,16 @@ def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool
 
     What cannot be decompressed as far as to the end of a header is no archive, as in BuildKit.
     """
-    from imgbuild.layer.decompress import open_uncompressed
-
     packed = _Counted(stream)
     plain = open_uncompressed(packed, "archive")
     head = b""
     try:
         while len(head) < _BLOCK and (more := plain.read(_BLOCK - len(head))):
             head += more
-    except ImageError as error:
-        # What takes too much memory to tell is refused: it may well be an archive.
-        if "memory" in error.message.lower() or _begins_with_header(stream):
-            raise
-        return False
+    except ImageError:
+        if not _begins_with_header(stream):
+            return False
+        raise
     if not is_tar_header(head):
         return False
     written, chunk = 0, head
@@ -185,23 +181,40 @@ def _check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
 
 
 def _begins_with_header(stream: BinaryIO) -> bool:
-    """Tell whether damaged data can be decompressed as far as to the end of a tar header."""
+    """Tell whether data that cannot be decompressed is an archive all the same.
+
+    It is, when it is damaged only behind a tar header, or when it asks for too much memory.
+    """
+    stream.seek(0)
+    data = stream.read(_CHUNK)
+    if data.startswith(_MAGIC_ZSTD):
+        return _zstd_window(data) > LARGEST_WINDOW
     import bz2
     import lzma
     import zlib
 
-    stream.seek(0)
-    data = stream.read(_CHUNK)
     try:
         if data.startswith(_MAGIC_GZIP):
             head = zlib.decompressobj(31).decompress(data, _BLOCK)
         elif data.startswith(_MAGIC_BZIP2):
             head = bz2.BZ2Decompressor().decompress(data, _BLOCK)
         else:
-            head = lzma.LZMADecompressor(memlimit=_WINDOW).decompress(data, _BLOCK)
-    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+            head = lzma.LZMADecompressor(memlimit=LARGEST_WINDOW).decompress(data, _BLOCK)
+    except lzma.LZMAError as error:
+        return "Memory usage limit" in str(error)
+    except (zlib.error, OSError, EOFError, ValueError):
         return False
     return is_tar_header(head)
+
+
+def _zstd_window(data: bytes) -> int:
+    """Return how much memory a frame asks for, in bytes; 0 for a damaged one."""
+    import zstandard
+
+    try:
+        return zstandard.get_frame_parameters(data).window_size
+    except zstandard.ZstdError:
+        return 0
 
 
 def _past(what: str, limit: str) -> ImageError:

@@ -19,13 +19,13 @@ def settled(options: BuildOptions) -> BuildOptions:
         )
     if options.source_date_epoch is not None and options.source_date_epoch < 0:
         raise UsageError("source_date_epoch is before 1970", hint="give seconds since 1970")
+    if options.download_limit <= 0:
+        raise UsageError("download_limit is not above 0", hint="give a number of bytes")
     limits = options.archive_limits
     if min(limits.entries, limits.size) < 1 or limits.ratio < 0:
         raise UsageError(
             "the limits of archives have to be positive", hint="a ratio may be 0, which is any"
         )
-    if options.download_limit <= 0:
-        raise UsageError("download_limit is not above 0", hint="give a number of bytes")
     tags: Any = options.tags
     # A lone text is a sequence too, of letters.
     tags = (tags,) if isinstance(tags, str) else tags

@@ -49,8 +49,8 @@ def build(
     pull: Callable[[Reference, Platform], Descriptor] = no_pull,
     dockerfile_path: Path | None = None,
     platform: Platform | None = None,
-    archive_limits: ArchiveLimits | None = None,
     open_remotes: Callable[[], Remotes] = no_remotes,
+    archive_limits: ArchiveLimits | None = None,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
