@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 from imgbuild.build.copyrules import Source, show
 from imgbuild.build.listing import Item, from_entry
 from imgbuild.errors import ContextError, ImageError
+from imgbuild.layer.decompress import LARGEST_WINDOW, open_uncompressed
 from imgbuild.layer.entry import Entry
 from imgbuild.layer.stream import Readable
 from imgbuild.options import ArchiveLimits
@@ -154,8 +155,6 @@ def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool
 
     What cannot be decompressed as far as to the end of a header is no archive, as in BuildKit.
     """
-    from imgbuild.layer.decompress import open_uncompressed
-
     packed = Counted(stream)
     plain = open_uncompressed(packed, "archive")
     head = b""
@@ -177,18 +176,6 @@ def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool
     return True
 
 
-def _wants_memory(data: bytes) -> bool:
-    """Tell whether zstd data cannot be looked into only because of the memory that it asks for."""
-    import zstandard
-
-    from imgbuild.layer.decompress import LARGEST_WINDOW
-
-    try:
-        return zstandard.get_frame_parameters(data).window_size > LARGEST_WINDOW
-    except zstandard.ZstdError:
-        return False
-
-
 def check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
     """Raise `ImageError` for an archive of `packed` bytes that is too large unpacked so far."""
     if written > limits.size:
@@ -198,25 +185,40 @@ def check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
 
 
 def _begins_with_header(stream: BinaryIO) -> bool:
-    """Tell whether damaged data can be decompressed as far as to the end of a tar header."""
+    """Tell whether data that cannot be decompressed is an archive all the same.
+
+    It is, when it is damaged only behind a tar header, or when it asks for too much memory.
+    """
+    stream.seek(0)
+    data = stream.read(_CHUNK)
+    if data.startswith(_MAGIC_ZSTD):
+        return _zstd_window(data) > LARGEST_WINDOW
     import bz2
     import lzma
     import zlib
 
-    stream.seek(0)
-    data = stream.read(_CHUNK)
-    if data.startswith(_MAGIC_ZSTD):
-        return _wants_memory(data)
     try:
         if data.startswith(_MAGIC_GZIP):
             head = zlib.decompressobj(31).decompress(data, _BLOCK)
         elif data.startswith(_MAGIC_BZIP2):
             head = bz2.BZ2Decompressor().decompress(data, _BLOCK)
         else:
-            head = lzma.LZMADecompressor().decompress(data, _BLOCK)
-    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+            head = lzma.LZMADecompressor(memlimit=LARGEST_WINDOW).decompress(data, _BLOCK)
+    except lzma.LZMAError as error:
+        return "Memory usage limit" in str(error)
+    except (zlib.error, OSError, EOFError, ValueError):
         return False
     return is_tar_header(head)
+
+
+def _zstd_window(data: bytes) -> int:
+    """Return how much memory a frame asks for, in bytes; 0 for a damaged one."""
+    import zstandard
+
+    try:
+        return zstandard.get_frame_parameters(data).window_size
+    except zstandard.ZstdError:
+        return 0
 
 
 def tar_limits(limits: ArchiveLimits) -> "Limits":

@@ -46,8 +46,8 @@ def copy_layer(
     with ExitStack() as stack:
         archives: dict[int, UnpackedArchive] = {}
         if step.unpack:
-            wanted_ones = [part.unpack for part in gathered.parts]
-            sources, archives = with_archives(sources, wanted_ones, gathered.open, scratch, limits)
+            unpacked = [part.unpack for part in gathered.parts]
+            sources, archives = with_archives(sources, unpacked, gathered.open, scratch, limits)
             for archive in archives.values():
                 stack.callback(archive.close)
         made = clamp if clamp is not None else newest(sources)
