@@ -79,9 +79,9 @@ class BuildOptions:
     maps a name of FROM or COPY --from to a source (`oci-layout://`, `docker-image://`,
     `host://`, a directory). `source_date_epoch` clamps newer times of what the build makes,
     in seconds since 1970, and is the build argument SOURCE_DATE_EPOCH unless `build_args` has
-    one. `search_path` is where `host://` looks for programs. `secrets` and `ssh` are lent to ADD
-    of URLs and repositories and to RUN; they are never part of what is built. `download_limit`
-    is the largest file that ADD fetches, in bytes.
+    one. `search_path` is where `host://` looks for programs. `archive_limits` are for archives that
+    ADD unpacks. `secrets` and `ssh` are lent to ADD of URLs and repositories and to RUN; they are
+    never part of what is built. `download_limit` is the largest file that ADD fetches, in bytes.
     """
 
     context: Path

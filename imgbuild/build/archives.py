@@ -21,6 +21,8 @@ _MAGIC_XZ = b"\xfd7zXZ\0"
 _MAGIC_GZIP = b"\x1f\x8b"
 _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
+# Of memory to tell what damaged xz data begins with (bytes).
+_WINDOW = 128 << 20
 # What is packed well is only suspicious once it is large (bytes).
 _RATIO_FROM = 1 << 30
 # Names of members are held in memory (bytes).

@@ -419,13 +419,13 @@ def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str
         candidates.insert(0, dockerfile.with_name(dockerfile.name + ".dockerignore"))
     for path in candidates:
         try:
-            # A pipe must not be waited for.
-            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            fd = _open_ignore(path)
+            if fd is None:
+                continue
+            with open(fd, "rb") as stream:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
                     raise ContextError(f"{path} is not a regular file", hint="remove it")
                 data = stream.read(_MAX_IGNORE + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
         except OSError as problem:
             raise ContextError(
                 f"cannot read {path}: {problem.strerror}",
@@ -438,6 +438,28 @@ def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str
             )
         return data.decode("utf-8", "surrogateescape"), path.name
     return None
+
+
+def _open_ignore(path: Path) -> int | None:
+    """Open an ignore file; None where there is none.
+
+    As with BuildKit, its folder is the root for symlinks: what errors show of a file that they
+    lead to would be of this machine. A pipe is not waited for.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return inroot.open_in_root(folder, os.fsencode(path.name), os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise ContextError(
+                f"{path} is a symlink to what {path.parent} does not hold", hint="make it a file"
+            ) from None
+        return None
+    finally:
+        os.close(folder)
 
 
 def open_context(root: Path, dockerfile: Path | None = None) -> ContextTree:

@@ -410,6 +410,27 @@ def test_an_ignore_file_that_is_a_pipe(store: Store, context: Path) -> None:
         refused(store, context, COPY, "not a regular file")
 
 
+@pytest.mark.parametrize("name", [".dockerignore", "Dockerfile.dockerignore"])
+def test_an_ignore_file_does_not_lead_out(
+    name: str, store: Store, context: Path, outside: Path
+) -> None:
+    (outside / "f").write_text("[private\n")
+    (context / "Dockerfile").write_text("FROM scratch\n")
+    for target in (outside / "f", f"../{outside.name}/f"):
+        (context / name).unlink(missing_ok=True)
+        (context / name).symlink_to(target)
+        with pytest.raises(ContextError, match="a symlink to what") as caught:
+            build(store, context, COPY, dockerfile_path=context / "Dockerfile")
+        assert "private" not in str(caught.value)
+    # What is inside is followed.
+    (context / name).unlink()
+    (context / name).symlink_to("rules")
+    (context / "rules").write_text("*\n!kept\n")
+    (context / "kept").touch()
+    built = build(store, context, COPY, dockerfile_path=context / "Dockerfile")
+    assert names(store, built) == ["kept"]
+
+
 def test_a_socket_becomes_an_empty_file(
     store: Store, context: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
