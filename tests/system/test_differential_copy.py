@@ -110,8 +110,16 @@ KNOWN_ERRORS = (
         "buildah",
         "refuses wildcards that match nothing; in BuildKit they copy nothing: golden copy-wild",
         ours="",
-        theirs=r"copier: (stat|get): .*(no such file or directory|matched nothing)",
+        theirs=r"copier: (stat|get): .*(no such file or directory|matched nothing)|no items matching glob",
         explains=_has_wildcard,
+    ),
+    KnownError(
+        "buildah",
+        "lets a wildcard match nothing beside sources that are there; BuildKit wants the directory "
+        "before a wildcard to be there: its file operation walks it",
+        ours=r"^lstat .*: no such file or directory$",
+        theirs="",
+        explains=lambda case: any(len(one.sources) > 1 for one in case.instructions),
     ),
     KnownError(
         "buildah",
