@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imgbuild.api import (
-        BuildResult,
-        ImageDetails,
-        ImageInfo,
-        StepResult,
         build,
         check,
         doctor,
+        explain_context,
         images,
         inspect,
+        list_context,
         outline,
         parse,
         plan,
@@ -29,10 +27,19 @@ if TYPE_CHECKING:
         tag,
         targets,
     )
+    from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
+    from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.errors import DockerfileError, ImgbuildError, Span, StepFailedError
     from imgbuild.events import CheckWarning
-    from imgbuild.options import BuildOptions, Output, RegistryOptions
+    from imgbuild.options import (
+        ArchiveLimits,
+        BuildOptions,
+        Output,
+        RegistryOptions,
+        Secret,
+        SshAgent,
+    )
     from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
     from imgbuild.plan.model import BuildPlan
 
@@ -41,15 +48,13 @@ __version__ = "0.1.0"
 _PUBLIC = {
     **dict.fromkeys(
         (
-            "BuildResult",
-            "ImageDetails",
-            "ImageInfo",
-            "StepResult",
             "build",
             "check",
             "doctor",
+            "explain_context",
             "images",
             "inspect",
+            "list_context",
             "outline",
             "parse",
             "plan",
@@ -64,21 +69,31 @@ _PUBLIC = {
         "imgbuild.api",
     ),
     "BuildPlan": "imgbuild.plan.model",
+    **dict.fromkeys(
+        ("BuildResult", "ImageDetails", "ImageInfo", "StepResult"), "imgbuild.build.results"
+    ),
+    **dict.fromkeys(("ContextEntry", "ContextVerdict"), "imgbuild.build.sent"),
     "Dockerfile": "imgbuild.dockerfile.instructions",
     **dict.fromkeys(
         ("DockerfileError", "ImgbuildError", "Span", "StepFailedError"), "imgbuild.errors"
     ),
     "CheckWarning": "imgbuild.events",
     **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
-    **dict.fromkeys(("BuildOptions", "Output", "RegistryOptions"), "imgbuild.options"),
+    **dict.fromkeys(
+        ("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions", "Secret", "SshAgent"),
+        "imgbuild.options",
+    ),
 }
 
 __all__ = [
+    "ArchiveLimits",
     "BuildOptions",
     "BuildPlan",
     "BuildResult",
     "CheckResult",
     "CheckWarning",
+    "ContextEntry",
+    "ContextVerdict",
     "Dockerfile",
     "DockerfileError",
     "ImageDetails",
@@ -87,7 +102,9 @@ __all__ = [
     "Outline",
     "Output",
     "RegistryOptions",
+    "Secret",
     "Span",
+    "SshAgent",
     "StepFailedError",
     "StepResult",
     "Target",
@@ -95,8 +112,10 @@ __all__ = [
     "build",
     "check",
     "doctor",
+    "explain_context",
     "images",
     "inspect",
+    "list_context",
     "outline",
     "parse",
     "plan",

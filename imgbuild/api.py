@@ -4,16 +4,17 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgbuild.build.homes import registry_options, store_path
+from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
 from imgbuild.errors import ImageError, UsageError
 from imgbuild.events import BuildFinished, EventSink, Notice, ignore
 from imgbuild.oci.config import parse_config
-from imgbuild.oci.descriptor import Descriptor, Layer
+from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.manifest import Manifest, parse_manifest
 from imgbuild.oci.platform import Platform, parse_platform
@@ -24,55 +25,16 @@ from imgbuild.store.store import Store
 if TYPE_CHECKING:
     from imgbuild.build.calls import Question
     from imgbuild.build.engine import BuildInputs
+    from imgbuild.build.fetch import Web
     from imgbuild.build.rootfs import Rootfs
+    from imgbuild.build.secrets import Secrets
+    from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.plan.calls import CheckResult, Outline, Targets
     from imgbuild.plan.model import BaseImage, BuildPlan
     from imgbuild.sandbox.probe import Report
 
 PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """How a step went: `verdict` is `cached` or `done`, `seconds` wall time, `layer` what it made."""
-
-    name: str
-    verdict: str
-    seconds: float
-    layer: Layer | None
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """What a build made: `digest` is of the manifest, `config_digest` what docker calls the image ID."""
-
-    digest: str
-    config_digest: str
-    names: tuple[str, ...]
-    layers: tuple[Layer, ...]
-    steps: tuple[StepResult, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageInfo:
-    """An image of the store: `size` is of its blobs in bytes, `created` RFC 3339; `name` may be ""."""
-
-    name: str
-    familiar: str
-    digest: str
-    size: int
-    created: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ImageDetails:
-    """An image's documents, as they are stored; `name` may be ""."""
-
-    name: str
-    digest: str
-    manifest: bytes
-    config: bytes
 
 
 def build(
@@ -95,8 +57,8 @@ def build(
     options, sink = _options(context, fields), events or ignore
     started = time.monotonic()
     check_deliveries(options)
-    with _opened(options.store) as opened, opened.build_lock():
-        plan, inputs = _prepare(options, opened, sink)
+    with _opened(options.store) as opened, opened.build_lock(), _secrets(options) as secrets:
+        plan, inputs = _prepare(options, opened, sink, secrets)
         built = build_image(plan, inputs)
         manifest, _ = _manifest(opened, built.descriptor)
         for name in options.tags:
@@ -144,8 +106,8 @@ def plan(
     Raises what `build` raises before its first step.
     """
     options = _options(context, fields)
-    with _opened(options.store) as opened, opened.build_lock():
-        return _prepare(options, opened, events or ignore)[0]
+    with _opened(options.store) as opened, opened.build_lock(), _secrets(options) as secrets:
+        return _prepare(options, opened, events or ignore, secrets)[0]
 
 
 def check(
@@ -193,6 +155,31 @@ def targets(
 
     with _asked(context, fields, events) as question:
         return calls.targets(question)
+
+
+def list_context(context: PathLike | BuildOptions = ".", **fields: Any) -> "Iterator[ContextEntry]":
+    """Yield what a build can read of its context, in the order of a layer: all that is not ignored.
+
+    Of the options only `context` and `dockerfile` count: an ignore file may stand beside that.
+    Raises `UsageError` and `ContextError`, with the first item at the earliest.
+    """
+    from imgbuild.build.sent import list_sent, open_sent
+
+    with open_sent(_options(context, fields)) as tree:
+        yield from list_sent(tree)
+
+
+def explain_context(
+    path: PathLike, context: PathLike | BuildOptions = ".", **fields: Any
+) -> "ContextVerdict":
+    """Tell whether a build can read `path` of its context, and which line of an ignore file decides.
+
+    `path` is relative to the context. Raises what `list_context` raises.
+    """
+    from imgbuild.build.sent import explain, open_sent
+
+    with open_sent(_options(context, fields)) as tree:
+        return explain(tree, os.fsencode(path))
 
 
 def run(
@@ -357,12 +344,25 @@ def _platform(text: str | None) -> Platform:
 
 
 def _prepare(
-    options: BuildOptions, store: Store, events: EventSink
+    options: BuildOptions, store: Store, events: EventSink, secrets: "Secrets"
 ) -> "tuple[BuildPlan, BuildInputs]":
-    from imgbuild.build.prepare import prepare
+    from imgbuild.build.prepare import Lent, prepare
 
     fetch = partial(_fetch, store, options=options.registry, events=events)
-    return prepare(options, store, fetch, events, _build_proxies(options, events))
+    lent = Lent(secrets, partial(_web, options.registry, events))
+    return prepare(options, store, fetch, events, _build_proxies(options, events), lent)
+
+
+def _secrets(options: BuildOptions) -> "Secrets":
+    from imgbuild.build.secrets import Secrets
+
+    return Secrets(options.secrets, options.ssh, options.search_path)
+
+
+def _web(options: RegistryOptions, events: EventSink) -> "Web":
+    from imgbuild.registry.urls import UrlClient
+
+    return UrlClient(options, events)
 
 
 @contextmanager

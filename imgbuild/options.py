@@ -26,6 +26,23 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Secret:
+    """One `--secret`: `value`, else what the file `path` holds (by default the one called `id`)."""
+
+    id: str
+    path: Path | None = None
+    value: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SshAgent:
+    """One `--ssh`: the socket of an agent, or private keys that an agent is started for."""
+
+    id: str = "default"
+    paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryOptions:
     """How registries are reached.
 
@@ -42,6 +59,19 @@ class RegistryOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What an archive that ADD unpacks may cost: far more than one that is meant well.
+
+    `entries` is how many members it has, `size` how many bytes it is unpacked, `ratio` how many
+    times more than packed, counted from 1 GiB on (0: any).
+    """
+
+    entries: int = 1_000_000
+    size: int = 64 << 30
+    ratio: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
 class BuildOptions:
     """Everything a build can be told.
 
@@ -49,7 +79,9 @@ class BuildOptions:
     maps a name of FROM or COPY --from to a source (`oci-layout://`, `docker-image://`,
     `host://`, a directory). `source_date_epoch` clamps newer times of what the build makes,
     in seconds since 1970, and is the build argument SOURCE_DATE_EPOCH unless `build_args` has
-    one. `search_path` is where `host://` looks for programs.
+    one. `search_path` is where `host://` looks for programs. `archive_limits` are for archives that
+    ADD unpacks. `secrets` and `ssh` are lent to ADD of URLs and repositories and to RUN; they are
+    never part of what is built. `download_limit` is the largest file that ADD fetches, in bytes.
     """
 
     context: Path
@@ -68,6 +100,10 @@ class BuildOptions:
     iidfile: Path | None = None
     metadata_file: Path | None = None
     source_date_epoch: int | None = None
+    secrets: tuple[Secret, ...] = ()
+    ssh: tuple[SshAgent, ...] = ()
+    download_limit: int = 16 << 30
     store: Path | None = None
     registry: RegistryOptions = field(default_factory=RegistryOptions)
     search_path: str = STANDARD_PATH
+    archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)

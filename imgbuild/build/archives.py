@@ -10,7 +10,9 @@ from typing import IO, BinaryIO
 from imgbuild.build.copyrules import Source, show
 from imgbuild.build.listing import Item, from_entry
 from imgbuild.errors import ContextError, ImageError
+from imgbuild.layer.decompress import LARGEST_WINDOW, open_uncompressed
 from imgbuild.layer.entry import Entry
+from imgbuild.options import ArchiveLimits
 from imgbuild.store.failure import store_error
 
 _CHUNK = 1 << 20
@@ -19,6 +21,12 @@ _MAGIC_XZ = b"\xfd7zXZ\0"
 _MAGIC_GZIP = b"\x1f\x8b"
 _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
+# Of memory to tell what damaged xz data begins with (bytes).
+_WINDOW = 128 << 20
+# What is packed well is only suspicious once it is large (bytes).
+_RATIO_FROM = 1 << 30
+# Names of members are held in memory (bytes).
+_MOST_NAMES = 256 << 20
 
 
 class UnpackedArchive:
@@ -58,10 +66,10 @@ class Section:
 def looks_like_archive(head: bytes) -> bool:
     """Tell whether the first 512 bytes of a file are those of a tar or of something compressed."""
     compressed = (_MAGIC_BZIP2, _MAGIC_XZ, _MAGIC_GZIP, _MAGIC_ZSTD)
-    return head.startswith(compressed) or _is_tar_header(head)
+    return head.startswith(compressed) or is_tar_header(head)
 
 
-def _is_tar_header(head: bytes) -> bool:
+def is_tar_header(head: bytes) -> bool:
     """Tell whether `head` is a tar header: its checksum says so (POSIX ustar, pax(1))."""
     if len(head) < _BLOCK or not head[:1].strip(b"\0"):
         return False
@@ -75,23 +83,26 @@ def _is_tar_header(head: bytes) -> bool:
         return False
 
 
-def unpack(stream: BinaryIO, name: str, scratch: Path) -> UnpackedArchive | None:
+def unpack(
+    stream: BinaryIO, name: str, scratch: Path, limits: ArchiveLimits
+) -> UnpackedArchive | None:
     """Decompress and list an archive; None when the content is no tar, which is then copied.
 
-    Raises `ContextError` for an archive that is damaged or tries to leave its directory,
-    `DiskFullError` when there is no room for it.
+    Raises `ContextError` for an archive that is damaged, tries to leave its directory or is past
+    `limits`, `DiskFullError` when there is no room for it.
     """
-    from imgbuild.layer.tarread import scan
+    from imgbuild.layer.tarread import Limits, scan
 
     file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by the archive
     try:
-        if not _decompress(stream, file):
+        if not _decompress(stream, file, limits):
             file.close()
             return None
-        members: list[Entry] = []
+        members = _Members(limits)
         file.seek(0)
-        scan(file, members.append)
-        return UnpackedArchive(file, _as_docker_reads(members, name))
+        # Members are counted as they are kept: what is none takes a block.
+        scan(file, members.add, Limits(entries=limits.size // _BLOCK + 1, total=limits.size))
+        return UnpackedArchive(file, members.entries)
     except BaseException as error:
         # What could not be written is tried again when the file is closed.
         with suppress(OSError):
@@ -104,94 +115,125 @@ def unpack(stream: BinaryIO, name: str, scratch: Path) -> UnpackedArchive | None
         raise
 
 
-def _as_docker_reads(members: list[Entry], name: str) -> list[Entry]:
-    """Refuse whiteouts: in an archive that is no layer they would mean nothing good."""
-    for entry in members:
+class _Members:
+    """Collects the members of an archive within limits; raises `ImageError`."""
+
+    def __init__(self, limits: ArchiveLimits) -> None:
+        self._most = limits.entries
+        self._names = 0
+        self.entries: list[Entry] = []
+
+    def add(self, entry: Entry) -> None:
         if entry.type in ("whiteout", "opaque"):
-            raise ContextError(f"cannot unpack {name}: it holds a whiteout of {show(entry.path)}")
-    return members
+            # In an archive that is no layer it would mean nothing good.
+            raise ImageError(f"it holds a whiteout of {show(entry.path)}")
+        if len(self.entries) >= self._most:
+            raise _past(f"it has more than {self._most} members", "entries")
+        attributes = sum(len(value) for value in entry.xattrs.values())
+        self._names += len(entry.path) + len(entry.linkname) + attributes
+        if self._names > _MOST_NAMES:
+            raise ImageError(f"its names and attributes are larger than {_MOST_NAMES} bytes")
+        self.entries.append(entry)
 
 
-def _decompress(stream: BinaryIO, out: IO[bytes]) -> bool:
+class _Counted:
+    """A stream that tells how much was read of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._stream.read(size)
+        self.count += len(data)
+        return data
+
+
+def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool:
     """Write the tar inside `stream` to `out`; False when there is no tar inside.
 
     What cannot be decompressed as far as to the end of a header is no archive, as in BuildKit.
     """
-    plain = _plain(stream)
+    packed = _Counted(stream)
+    plain = open_uncompressed(packed, "archive")
     head = b""
     try:
-        while len(head) < _BLOCK and (more := plain(_BLOCK - len(head))):
+        while len(head) < _BLOCK and (more := plain.read(_BLOCK - len(head))):
             head += more
     except ImageError:
         if not _begins_with_header(stream):
             return False
         raise
-    if not _is_tar_header(head):
+    if not is_tar_header(head):
         return False
-    out.write(head)
-    while chunk := plain(_CHUNK):
+    written, chunk = 0, head
+    while chunk:
+        written += len(chunk)
+        _check_size(written, packed.count, limits)
         out.write(chunk)
+        chunk = plain.read(_CHUNK)
     return True
 
 
+def _check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
+    if written > limits.size:
+        raise _past(f"unpacked it is larger than {limits.size} bytes", "size")
+    if limits.ratio and written > max(_RATIO_FROM, limits.ratio * packed):
+        raise _past(f"unpacked it is more than {limits.ratio} times larger", "ratio")
+
+
 def _begins_with_header(stream: BinaryIO) -> bool:
-    """Tell whether damaged data can be decompressed as far as to the end of a tar header."""
+    """Tell whether data that cannot be decompressed is an archive all the same.
+
+    It is, when it is damaged only behind a tar header, or when it asks for too much memory.
+    """
+    stream.seek(0)
+    data = stream.read(_CHUNK)
+    if data.startswith(_MAGIC_ZSTD):
+        return _zstd_window(data) > LARGEST_WINDOW
     import bz2
     import lzma
     import zlib
 
-    stream.seek(0)
-    data = stream.read(_CHUNK)
     try:
         if data.startswith(_MAGIC_GZIP):
             head = zlib.decompressobj(31).decompress(data, _BLOCK)
         elif data.startswith(_MAGIC_BZIP2):
             head = bz2.BZ2Decompressor().decompress(data, _BLOCK)
         else:
-            head = lzma.LZMADecompressor().decompress(data, _BLOCK)
-    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
+            head = lzma.LZMADecompressor(memlimit=LARGEST_WINDOW).decompress(data, _BLOCK)
+    except lzma.LZMAError as error:
+        return "Memory usage limit" in str(error)
+    except (zlib.error, OSError, EOFError, ValueError):
         return False
-    return _is_tar_header(head)
+    return is_tar_header(head)
 
 
-def _plain(stream: BinaryIO) -> Callable[[int], bytes]:
-    """Return a function that reads the decompressed content; it raises `ImageError`."""
-    head = stream.read(8)
-    stream.seek(0)
-    if head.startswith(_MAGIC_BZIP2):
-        import bz2
+def _zstd_window(data: bytes) -> int:
+    """Return how much memory a frame asks for, in bytes; 0 for a damaged one."""
+    import zstandard
 
-        return _guarded(bz2.BZ2File(stream).read)
-    if head.startswith(_MAGIC_XZ):
-        import lzma
-
-        return _guarded(lzma.LZMAFile(stream).read)
-    from imgbuild.layer.decompress import open_uncompressed
-
-    return open_uncompressed(stream).read
+    try:
+        return zstandard.get_frame_parameters(data).window_size
+    except zstandard.ZstdError:
+        return 0
 
 
-def _guarded(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    def guarded(size: int) -> bytes:
-        try:
-            return read(size)
-        except (OSError, EOFError, ValueError) as error:
-            raise ImageError(f"the compressed data is damaged: {error}") from None
-        except Exception as error:
-            # lzma.LZMAError has no base class of use, and lzma need not be there to name it.
-            if type(error).__name__ != "LZMAError":
-                raise
-            raise ImageError(f"the compressed data is damaged: {error}") from None
-
-    return guarded
+def _past(what: str, limit: str) -> ImageError:
+    return ImageError(
+        f"{what}, which is the limit",
+        hint=f"if it is no decompression bomb, raise --add-limit-{limit} (archive_limits.{limit})",
+    )
 
 
 def with_archives(
     sources: Sequence[Source],
+    wanted: Sequence[bool],
     open_file: Callable[[int], AbstractContextManager[BinaryIO]],
     scratch: Path,
+    limits: ArchiveLimits,
 ) -> tuple[list[Source], dict[int, UnpackedArchive]]:
-    """Turn the files among `sources` that are archives into their members.
+    """Turn the files among `sources` that are archives, and are `wanted`, into their members.
 
     `open_file` opens a source by its place. The archives are to be closed.
     """
@@ -200,9 +242,9 @@ def with_archives(
     try:
         for number, source in enumerate(sources):
             found = None
-            # Sockets, which are copied as empty files, cannot be opened.
-            if source.item.type == "file" and source.item.size:
-                found = _archive(source, partial(open_file, number), scratch)
+            # What is empty is none, and a socket, which is taken for empty, cannot be opened.
+            if wanted[number] and source.item.type == "file" and source.item.size:
+                found = _archive(source, partial(open_file, number), scratch, limits)
             if found is None:
                 out.append(source)
                 continue
@@ -216,10 +258,13 @@ def with_archives(
 
 
 def _archive(
-    source: Source, open_file: Callable[[], AbstractContextManager[BinaryIO]], scratch: Path
+    source: Source,
+    open_file: Callable[[], AbstractContextManager[BinaryIO]],
+    scratch: Path,
+    limits: ArchiveLimits,
 ) -> UnpackedArchive | None:
     with open_file() as stream:
         if not looks_like_archive(stream.read(_BLOCK)):
             return None
     with open_file() as stream:
-        return unpack(stream, show(source.path), scratch)
+        return unpack(stream, show(source.path), scratch, limits)

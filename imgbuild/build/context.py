@@ -10,7 +10,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 
 from imgbuild import inroot
 from imgbuild.build.copyrules import show
@@ -39,23 +39,54 @@ _ROOT = Item(b"", "dir", 0o755)
 _NEVER = sys.maxsize
 _MANY = 2000
 
+if TYPE_CHECKING:
+    from imgbuild.dockerfile.ignore import Decision
+
 Key = TypeVar("Key")
 Skip = Callable[[ImagePath], bool]
 
 
+class IgnoreScope(Protocol):
+    """What an ignore file says of the names in one directory.
+
+    With `silent` nothing below is hidden, with `prunes` all of it. Only with `revives` may there
+    be something to see below a hidden directory.
+    """
+
+    @property
+    def silent(self) -> bool: ...
+    @property
+    def prunes(self) -> bool: ...
+    @property
+    def revives(self) -> bool: ...
+    def hides(self, name: bytes) -> bool: ...
+    def below(self, name: bytes) -> "IgnoreScope": ...
+
+
 class Ignore(Protocol):
-    """Which paths a context hides; `dockerfile.ignore.IgnoreMatcher` is one."""
+    """Which paths a context hides; `dockerfile.ignore.IgnoreMatcher` is one.
+
+    A walk goes from `scope` to scope; the other questions are about single paths.
+    """
 
     def matches(self, path: bytes) -> bool: ...
     def may_include_below(self, path: bytes) -> bool: ...
+    def scope(self, directory: bytes) -> IgnoreScope: ...
+    def decide(self, path: bytes) -> "Decision": ...
 
 
 class _Frame(NamedTuple):
-    """A directory that is being listed; `rel` ends in a slash unless it is where the walk began."""
+    """A directory that is being listed; `rel` ends in a slash unless it is where the walk began.
+
+    Without a `scope` nothing below is hidden. `folders` are the names that may be directories,
+    None where that was not looked at.
+    """
 
     fd: int
     rel: bytes
     names: Iterator[bytes]
+    scope: IgnoreScope | None
+    folders: frozenset[bytes] | None
 
 
 class ContextTree:
@@ -122,35 +153,29 @@ class ContextTree:
         """
         prefix = path + b"/" if path else b""
         left = self._early
-        links: dict[tuple[int, int], bytes] = {}
-        way = [self._enter(self._open_dir(path), prefix, b"")]
+        scope = None if self._ignore is None else _heard(self._ignore.scope(path))
+        if scope is not None and scope.prunes:
+            return
+        way = [self._enter(self._open_dir(path), prefix, b"", scope)]
         kept: list[Item] = []  # ignored directories down to here, which may turn out to be empty
         try:
             while way:
-                fd, rel, names = way[-1]
-                name = next(names, None)
+                frame = way[-1]
+                name = next(frame.names, None)
                 if name is None:
                     os.close(way.pop().fd)
-                    if kept and kept[-1].rel == rel[:-1]:
+                    if kept and kept[-1].rel == frame.rel[:-1]:
                         kept.pop()
                     continue
-                below = rel + name
-                at = prefix + below
-                hidden = self._ignore is not None and self._ignore.matches(at)
-                if hidden and not self._may_include_below(at):
+                seen = self._seen(frame, name, prefix)
+                if seen is None:
                     continue
-                item = self._stat(at, below, name, fd, links)
+                item, hidden = seen
                 left -= 1
                 if left == 0:
                     self._reading().start()
-                if item is None or (hidden and item.type != "dir"):
-                    continue
-                if item.type != "dir":
-                    yield from kept
-                    kept.clear()
-                    yield item
-                    continue
-                if skip is not None and skip(at):
+                at = prefix + item.rel
+                if item.type == "dir" and skip is not None and skip(at):
                     continue
                 if hidden:
                     kept.append(item)
@@ -158,7 +183,8 @@ class ContextTree:
                     yield from kept
                     kept.clear()
                     yield item
-                way.append(self._descend(way, at, below, name))
+                if item.type == "dir":
+                    way.append(self._descend(way, at, item.rel, name))
         finally:
             for frame in way:
                 os.close(frame.fd)
@@ -196,13 +222,32 @@ class ContextTree:
 
     def is_ignored(self, path: ImagePath) -> bool:
         """Tell whether the ignore file, and nothing else, hides `path`: for error messages."""
-        if self._ignore is None or not self._hidden(path):
-            return False
+        return self._hidden(path) and self.exists(path)
+
+    def exists(self, path: ImagePath) -> bool:
+        """Tell whether something is at `path`, ignored or not."""
         try:
             inroot.lstat_in_root(self._fd, path)
         except OSError:
             return False
         return True
+
+    def decide(self, path: ImagePath) -> "Decision | None":
+        """Return what the ignore file says of `path`; None where there is no ignore file."""
+        return None if self._ignore is None else self._ignore.decide(path)
+
+    def why_ignored(self, path: ImagePath) -> str:
+        """Say which line of the ignore file excludes a path that it does exclude."""
+        decision = self.decide(path)
+        if decision is None or decision.line is None:
+            return f"{self._ignore_name} excludes it"
+        where = f"(line {decision.line.number}: {decision.line.text})"
+        at = decision.at.encode("utf-8", "surrogateescape")
+        if at == path:
+            return f"{self._ignore_name} excludes it {where}"
+        return (
+            f"{self._ignore_name} excludes {show(at)} above it {where}, and nothing brings it back"
+        )
 
     @property
     def ignore_name(self) -> str:
@@ -237,7 +282,7 @@ class ContextTree:
                 return None
             raise self._unreadable(path, problem.strerror) from None
         try:
-            item = self._stat(path, b"", name, parent_fd, {})
+            item = self._stat(path, b"", name, parent_fd)
         finally:
             os.close(parent_fd)
         if item is not None and self._hidden(path):
@@ -248,9 +293,7 @@ class ContextTree:
         """Tell whether an ignored directory holds anything that a `!` pattern brings back."""
         return self._may_include_below(path) and next(self.walk(path), None) is not None
 
-    def _stat(
-        self, path: ImagePath, rel: bytes, name: bytes, at: int, links: dict[tuple[int, int], bytes]
-    ) -> Item | None:
+    def _stat(self, path: ImagePath, rel: bytes, name: bytes, at: int) -> Item | None:
         """Describe what a directory holds by `name`; None when it is gone since it was listed."""
         try:
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
@@ -269,7 +312,7 @@ class ContextTree:
             if stat.S_ISSOCK(found.st_mode):
                 return Item(rel, kind, mode, mtime=mtime)
             if found.st_nlink > 1:
-                group = links.setdefault(identity[:2], rel)
+                group = b"%d:%d" % identity[:2]
             return Item(
                 rel, kind, mode, 0, 0, mtime, found.st_size, b"", None, None, None, identity, group
             )
@@ -280,14 +323,29 @@ class ContextTree:
             return Item(rel, kind, mode, 0, 0, mtime, rdev=rdev, stat=identity)
         return Item(rel, kind, mode, 0, 0, mtime, stat=identity)
 
-    def _enter(self, fd: int, path: bytes, rel: bytes) -> _Frame:
+    def _enter(self, fd: int, path: bytes, rel: bytes, scope: IgnoreScope | None) -> _Frame:
         """Take over `fd`, a directory, to list what it holds."""
         try:
-            names = os.listdir(fd)
-            return _Frame(fd, rel, iter(sorted(_encoded(names))))
+            if scope is None or not scope.revives:
+                names, folders = _encoded(os.listdir(fd)), None
+            else:
+                names, folders = _names_and_folders(fd)
+            return _Frame(fd, rel, iter(sorted(names)), scope, folders)
         except OSError as problem:
             os.close(fd)
             raise self._unreadable(path.rstrip(b"/"), problem.strerror) from None
+
+    def _seen(self, frame: _Frame, name: bytes, prefix: bytes) -> tuple[Item, bool] | None:
+        """Describe a name in a directory, and tell whether it is hidden; None for what is out."""
+        scope = frame.scope
+        hidden = scope is not None and scope.hides(name)
+        if hidden and not _may_show(frame, name):
+            return None
+        rel = frame.rel + name
+        item = self._stat(prefix + rel, rel, name, frame.fd)
+        if item is None or (hidden and item.type != "dir"):
+            return None
+        return item, hidden
 
     def _descend(self, way: list[_Frame], path: ImagePath, rel: bytes, name: bytes) -> _Frame:
         if len(way) > _DEEPEST:
@@ -299,7 +357,9 @@ class ContextTree:
             inner = os.open(name, _DIR | os.O_CLOEXEC, dir_fd=way[-1].fd)
         except OSError as problem:
             raise self._unreadable(path, problem.strerror) from None
-        return self._enter(inner, path, rel + b"/")
+        scope = way[-1].scope
+        below = None if scope is None else _heard(scope.below(name))
+        return self._enter(inner, path, rel + b"/", below)
 
     def _unreadable(self, path: ImagePath, reason: str | None) -> ContextError:
         return ContextError(
@@ -312,6 +372,30 @@ class ContextTree:
             f"{show(path)} in the build context changed while it was read",
             hint=f"stop what writes to it, or add it to {self._ignore_name}",
         )
+
+
+def _heard(scope: IgnoreScope) -> IgnoreScope | None:
+    """Return a scope that has something to say."""
+    return None if scope.silent else scope
+
+
+def _may_show(frame: _Frame, name: bytes) -> bool:
+    """Tell whether a hidden name may be that of a directory with something to see below it."""
+    scope, folders = frame.scope, frame.folders
+    if scope is None or folders is None or name not in folders:
+        return False
+    return not scope.below(name).prunes
+
+
+def _names_and_folders(fd: int) -> tuple[list[bytes], frozenset[bytes]]:
+    """List a directory; what is no directory is known without looking at it."""
+    with os.scandir(fd) as found:
+        entries = [
+            (name, entry.is_dir(follow_symlinks=False))
+            for entry in found
+            for name in _encoded([entry.name])
+        ]
+    return [name for name, _ in entries], frozenset(name for name, is_dir in entries if is_dir)
 
 
 def _encoded(names: list[str]) -> list[bytes]:
@@ -335,12 +419,13 @@ def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str
         candidates.insert(0, dockerfile.with_name(dockerfile.name + ".dockerignore"))
     for path in candidates:
         try:
-            with path.open("rb") as stream:
-                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            fd = _open_ignore(path)
+            if fd is None:
+                continue
+            with open(fd, "rb") as stream:
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
                     raise ContextError(f"{path} is not a regular file", hint="remove it")
                 data = stream.read(_MAX_IGNORE + 1)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
         except OSError as problem:
             raise ContextError(
                 f"cannot read {path}: {problem.strerror}",
@@ -355,13 +440,34 @@ def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str
     return None
 
 
+def _open_ignore(path: Path) -> int | None:
+    """Open an ignore file; None where there is none.
+
+    As with BuildKit, its folder is the root for symlinks: what errors show of a file that they
+    lead to would be of this machine. A pipe is not waited for.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return inroot.open_in_root(folder, os.fsencode(path.name), os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise ContextError(
+                f"{path} is a symlink to what {path.parent} does not hold", hint="make it a file"
+            ) from None
+        return None
+    finally:
+        os.close(folder)
+
+
 def open_context(root: Path, dockerfile: Path | None = None) -> ContextTree:
     """Open a context with its ignore file, if it has one."""
     found = read_ignore_file(root, dockerfile)
     if found is None:
         return ContextTree(root)
-    from imgbuild.dockerfile.ignore import IgnoreMatcher, parse_ignore
+    from imgbuild.dockerfile.ignore import IgnoreMatcher
 
     text, name = found
-    patterns = parse_ignore(text)
-    return ContextTree(root, IgnoreMatcher(patterns) if patterns else None, name)
+    return ContextTree(root, IgnoreMatcher.read(text), name)

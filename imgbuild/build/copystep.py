@@ -21,6 +21,7 @@ from imgbuild.build.unpackrules import place_unpacked
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import NO_XATTRS, Entry, ImagePath
 from imgbuild.oci.digest import Digest
+from imgbuild.options import ArchiveLimits
 from imgbuild.plan.chmod import parse_changes
 from imgbuild.plan.model import CopyStep, Document, WorkdirStep
 from imgbuild.snapshot.view import RootView
@@ -34,6 +35,7 @@ def copy_layer(
     *,
     clamp: int | None,
     scratch: Path,
+    limits: ArchiveLimits,
 ) -> None:
     """Write the entries of a COPY or ADD to `maker`; raise `ContextError` where they collide.
 
@@ -44,7 +46,8 @@ def copy_layer(
     with ExitStack() as stack:
         archives: dict[int, UnpackedArchive] = {}
         if step.unpack:
-            sources, archives = with_archives(sources, gathered.open, scratch)
+            unpacked = [part.unpack for part in gathered.parts]
+            sources, archives = with_archives(sources, unpacked, gathered.open, scratch, limits)
             for archive in archives.values():
                 stack.callback(archive.close)
         made = clamp if clamp is not None else newest(sources)
@@ -217,8 +220,11 @@ class _Writer:
             known = gathered.facts.xattrs.get(one.number) if raw else read_xattrs(stream.fileno())
             digest = as_digest(raw) if raw else None
             entry = entry._replace(xattrs=known or NO_XATTRS, digest=digest)
-            written = self._maker.add(entry, stream, vouched=raw is not None)
-            tree.check(stream, path, item)
+            try:
+                written = self._maker.add(entry, stream, vouched=raw is not None)
+            finally:
+                # Where it changed, that is why it could not be written.
+                tree.check(stream, path, item)
         if raw is None and written is not None:
             gathered.facts.set(one.number, bytes.fromhex(written.encoded), known)
 

@@ -1,29 +1,38 @@
 """One COPY or ADD on its way: what it reads is looked at once, and no sooner than it is needed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple, Self
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.gathered import Gathered
-from imgbuild.build.sources import Filters, from_context, from_image
+from imgbuild.build.gathered import Gathered, Part
+from imgbuild.build.sources import Filters, close, from_context, from_image
 from imgbuild.build.stack import LayerStack
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest, digest_bytes
-from imgbuild.plan.model import ContextSource, CopyStep
-from imgbuild.snapshot.view import RootView
+from imgbuild.options import ArchiveLimits
+from imgbuild.plan.model import ContextSource, CopyStep, RemoteSource, UrlSource
 from imgbuild.store.store import Store
+
+if TYPE_CHECKING:
+    from imgbuild.build.remotes import Remotes
 
 
 class Place(NamedTuple):
-    """What a copy is done with: `context` opens the build context that the step names."""
+    """What a copy is done with.
+
+    `context` opens the build context that the step names, `remotes` what fetches for ADD.
+    """
 
     store: Store
     stack: LayerStack
     context: Callable[[], ContextTree]
+    remotes: Callable[[], "Remotes"]
     clamp: int | None
     no_cache: bool
+    limits: ArchiveLimits = ArchiveLimits()
 
 
 class CopyWork:
@@ -45,11 +54,18 @@ class CopyWork:
 
     def expect_reading(self) -> None:
         """Say that `make` comes first, whatever the sources hold."""
-        if isinstance(self._step.source, ContextSource):
+        step = self._step
+        # Several trees are not read ahead.
+        local = all(isinstance(source, str) for source in step.sources)
+        if isinstance(step.source, ContextSource) and local:
             self._place.context().expect_reading()
 
     def _known_digest(self) -> Digest | None:
-        """Return the digest of the sources if that needs no file to be read; raise `ContextError`."""
+        """Return the digest of the sources if that needs no file to be read.
+
+        What ADD names is fetched, or its server asked. Raises `ContextError`, and what fetching
+        raises.
+        """
         if self._digest is None and not self._place.no_cache:
             cache = self._place.store.cache
             if isinstance(self._step.source, ContextSource):
@@ -90,6 +106,7 @@ class CopyWork:
                 gathered,
                 clamp=place.clamp,
                 scratch=store.paths.staging,
+                limits=place.limits,
             )
             maker.finish_tar()
             layer = maker.finish()
@@ -100,24 +117,39 @@ class CopyWork:
     def _gather(self) -> Gathered:
         if self._gathered is None:
             begun = time.time_ns()
-            step, scratch = self._step, self._place.store.paths.staging
-            filters = Filters(step.exclude, step.pivots)
-            tree: ContextTree | RootView
-            if isinstance(step.source, ContextSource):
-                tree = self._place.context()
-                sources = from_context(tree, step.sources, scratch, filters)
-            else:
-                tree = self._open.enter_context(self._place.stack.view(self._layers))
-                sources = from_image(tree, step.sources, scratch, filters)
-            self._gathered = Gathered([(tree, sources)], begun)
-            self._open.callback(self._gathered.close)
+            parts = [self._part(source) for source in _grouped(self._step.sources)]
+            self._gathered = Gathered(parts, begun)
         return self._gathered
+
+    def _part(self, source: tuple[str, ...] | RemoteSource) -> Part:
+        """Look at paths of the source that the step names, or fetch."""
+        step, place = self._step, self._place
+        scratch, filters = place.store.paths.staging, Filters(step.exclude, step.pivots)
+        if not isinstance(source, tuple):
+            fetched = place.remotes().open(source)
+            self._open.callback(fetched.tree.close)
+            found = from_context(fetched.tree, [fetched.pattern], scratch, filters)
+            unpack = isinstance(source, UrlSource) and step.unpack_fetched
+            part = Part(fetched.tree, found, unpack, fetched.identity)
+        elif isinstance(step.source, ContextSource):
+            tree = place.context()
+            part = Part(tree, from_context(tree, source, scratch, filters), step.unpack)
+        else:
+            view = self._open.enter_context(place.stack.view(self._layers))
+            part = Part(view, from_image(view, source, scratch, filters), step.unpack)
+        self._open.callback(close, part.sources)
+        return part
 
     def _tree_memo(self) -> tuple[str, str]:
         """Return where the sources are, and what tells that they are as they were."""
-        step, root = self._step, self._place.context().root
-        question = repr((str(root.absolute()), step.sources, step.exclude, step.pivots))
-        return _hash(question), self._gather().fingerprint()
+        step, gathered = self._step, self._gather()
+        roots = {
+            part.identity or str(part.tree.root.absolute())
+            for part in gathered.parts
+            if isinstance(part.tree, ContextTree)
+        }
+        question = repr((sorted(roots), step.sources, step.exclude, step.pivots))
+        return _hash(question), gathered.fingerprint()
 
     def _image_memo(self) -> str:
         # What layers hold never changes, so that a cached build need not look into an index.
@@ -125,6 +157,17 @@ class CopyWork:
         filters = (step.exclude, step.pivots) if step.exclude or step.pivots else ()
         question = repr(([layer.diff_id for layer in self._layers], step.sources, *filters))
         return f"sources 2 {_hash(question)}"
+
+
+def _grouped(
+    sources: Sequence[str | RemoteSource],
+) -> Iterator[tuple[str, ...] | RemoteSource]:
+    """Yield what is fetched one by one, and the paths between together."""
+    for is_path, group in groupby(sources, key=lambda source: isinstance(source, str)):
+        if is_path:
+            yield tuple(source for source in group if isinstance(source, str))
+        else:
+            yield from (source for source in group if not isinstance(source, str))
 
 
 def _hash(question: str) -> str:

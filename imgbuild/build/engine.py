@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -14,6 +14,7 @@ from imgbuild.errors import ContextError, ImgbuildError
 from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
+from imgbuild.options import ArchiveLimits
 from imgbuild.plan.cachekey import base_key, chain, step_fields, step_kind
 from imgbuild.plan.model import (
     BaseImage,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.context import ContextTree
     from imgbuild.build.copywork import CopyWork
+    from imgbuild.build.remotes import Remotes
     from imgbuild.snapshot.roots import Roots
 
 LayerStep = RunStep | CopyStep | WorkdirStep
@@ -48,18 +50,21 @@ class BuildInputs:
     """What a build is made of beside its plan.
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
-    engine closes it. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
+    engine closes it. `open_remotes` is asked for what fetches for ADD, which the engine closes
+    as well. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
     base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
     """
 
     store: Store
     rootfs: Rootfs
     open_context: Callable[[str], "ContextTree"]
+    open_remotes: Callable[[], "Remotes"]
     events: EventSink
     clamp: int | None = None
     no_cache: bool = False
     fresh: frozenset[str] = frozenset()
     source: str | None = None
+    archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,7 @@ class _Engine:
         self._outcomes: list[StepOutcome] = []
         self._contexts: dict[str, ContextTree] = {}
         self._opened: Roots | None = None
+        self._fetching: Remotes | None = None
 
     def build(self) -> Built:
         plan = self._plan
@@ -295,7 +301,15 @@ class _Engine:
         source, inputs = step.source, self._inputs
         name = source.name if isinstance(source, ContextSource) else ""
         context = partial(self._context, name)
-        place = Place(self._store, inputs.rootfs.stack, context, inputs.clamp, inputs.no_cache)
+        place = Place(
+            self._store,
+            inputs.rootfs.stack,
+            context,
+            self._remotes,
+            inputs.clamp,
+            inputs.no_cache,
+            inputs.archive_limits,
+        )
         return CopyWork(step, self._source_layers(step), place)
 
     def _copied(
@@ -338,6 +352,12 @@ class _Engine:
         found = self._copied(step, alone, work)
         progress.key = chain(progress.key, "link", {}, {"layer": alone.key})[0]
         return found
+
+    def _remotes(self) -> "Remotes":
+        if self._fetching is None:
+            self._fetching = self._inputs.open_remotes()
+            self._stack.callback(self._fetching.close)
+        return self._fetching
 
     def _context(self, name: str) -> "ContextTree":
         if name not in self._contexts:

@@ -82,7 +82,7 @@ class TreeReader:
             data = os.read(fd, min(size, CHUNK) + 1)
             length = len(data)
             if length == size and size < CHUNK:
-                digest = hashlib.sha256(data).digest() if flags & HASH else None
+                digest = hashlib.sha256(data).digest() if flags & HASH else b""
             else:
                 parts = [data] if flags & CONTENT else []
                 digest, length = _digest_rest(fd, data, parts)
@@ -95,7 +95,7 @@ class TreeReader:
             raise FileReadError(wanted[0], problem.strerror or str(problem)) from None
         finally:
             os.close(fd)
-        return (digest, xattrs), data if flags & CONTENT else b""
+        return (digest if flags & HASH else None, xattrs), data if flags & CONTENT else b""
 
 
 def _digest_rest(fd: int, data: bytes, parts: list[bytes]) -> tuple[bytes, int]:

@@ -3,42 +3,54 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from imgbuild.build import sources as found
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Placed, Source
+from imgbuild.build.copyrules import Placed, Source, show
 from imgbuild.build.hashing import Facts, StatMemo, content_digest, read_facts, remember
 from imgbuild.build.listing import Listing
 from imgbuild.build.sources import FileSource
+from imgbuild.errors import ContextError
 from imgbuild.layer.entry import ImagePath
 from imgbuild.oci.digest import Digest
 from imgbuild.store.cache import is_settled
 
 
-class Gathered:
-    """Sources of several trees, numbered through; close it when done.
+class Part(NamedTuple):
+    """Sources of one tree. `unpack` tells that archives among them are unpacked.
 
-    `trees` has the tree of each source. `begun` is when the first of them was looked at, in
+    `identity` stands for the content of a tree that was made anew for this build, so that the
+    times of its files tell nothing: where it is the same, so are they.
+    """
+
+    tree: FileSource
+    sources: Sequence[Source]
+    unpack: bool = False
+    identity: str = ""
+
+
+class Gathered:
+    """Sources of several trees, numbered through.
+
+    `parts` has the part of each source, `trees` its tree. `begun` is when the first of them was looked at, in
     nanoseconds since 1970.
     """
 
-    def __init__(self, parts: Sequence[tuple[FileSource, Sequence[Source]]], begun: int) -> None:
+    def __init__(self, parts: Sequence[Part], begun: int) -> None:
         self._begun = begun
         self.sources: list[Source] = []
+        self.parts: list[Part] = []
         self.trees: list[FileSource] = []
         number = 0
-        for tree, sources in parts:
-            for source in sources:
+        for part in parts:
+            for source in part.sources:
                 self.sources.append(source._replace(number=number))
-                self.trees.append(tree)
+                self.parts.append(part)
+                self.trees.append(part.tree)
                 number += 1 + len(source.below)
         self.count = number
         self.facts = Facts(number)
         self._files = sum(map(_files, self.sources))
-
-    def close(self) -> None:
-        found.close(self.sources)
 
     @property
     def expected(self) -> int:
@@ -69,7 +81,10 @@ class Gathered:
     def fingerprint(self) -> str:
         """Return what is the same only as long as no file among the sources has changed."""
         state = sha256()
-        for source in self.sources:
+        for source, part in zip(self.sources, self.parts, strict=True):
+            if part.identity:
+                state.update(repr((source.name, source.path, part.identity)).encode())
+                continue
             state.update(repr((source.name, source.path, tuple(source.item))).encode())
             if isinstance(source.below, Listing):
                 state.update(source.below.fingerprint.encode())
@@ -79,7 +94,9 @@ class Gathered:
     def is_settled(self) -> bool:
         """Whether no file can have changed since it was looked at without its times showing it."""
         latest = 0
-        for source in self.sources:
+        for source, part in zip(self.sources, self.parts, strict=True):
+            if part.identity:
+                continue
             if source.item.stat:
                 latest = max(latest, *source.item.stat[2:])
             if isinstance(source.below, Listing):
@@ -88,12 +105,29 @@ class Gathered:
 
     def learn(self, memo: StatMemo) -> None:
         """Read the digests of all files that are not known yet; raise `ContextError`."""
+        self._check_sizes()
         if self.is_known:
             return
         for tree in dict.fromkeys(self.trees):
             if isinstance(tree, ContextTree):
                 own = [s for s, t in zip(self.sources, self.trees, strict=True) if t is tree]
                 read_facts(tree, own, self.facts, memo, self._begun)
+
+    def _check_sizes(self) -> None:
+        """Refuse a file that no layer can hold before it is read for hours."""
+        from imgbuild.layer.tarread import Limits
+
+        most = Limits().total
+        for source in self.sources:
+            if _bytes(source) <= most:
+                continue
+            for item in (source.item, *source.below):
+                if item.size > most:
+                    path = source.path + b"/" + item.rel if item.rel else source.path
+                    raise ContextError(
+                        f"a layer cannot hold {show(path)}: it has {item.size} bytes",
+                        hint="a sparse file counts with its whole length; ignore or remove it",
+                    )
 
     def remember(self, memo: StatMemo) -> None:
         """Tell the memo all that is known of files."""

@@ -6,8 +6,10 @@ Nothing here looks at a file system but for that file.
 import marshal
 import os
 import tempfile
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -32,7 +34,7 @@ class Item(NamedTuple):
     """One thing below a selected directory: `rel` is relative to it.
 
     The fields up to `digest` are those of an `Entry`. `stat` is of a file of this machine.
-    `group` is the same for all names of one file, and empty for a file with one name. `implied`
+    `group` is the same for all names of one file, and empty for a file with one name here. `implied`
     tells of a directory that is only there for what was selected below it.
     """
 
@@ -88,6 +90,8 @@ class Listing(Collection[Item]):
         self.bytes = 0
         self.files = 0
         self.latest_ns = 0
+        self._has_groups = False
+        self._inodes = array("q")  # a number for each item with a group
         state = sha256()
         try:
             for item in items:
@@ -100,6 +104,8 @@ class Listing(Collection[Item]):
             raise
         state.update(self._account())
         self.fingerprint = state.hexdigest()
+        self._repeated = _repeated(self._inodes)
+        del self._inodes[:]
 
     def __len__(self) -> int:
         return self._count
@@ -108,8 +114,18 @@ class Listing(Collection[Item]):
         for start, size in self._places:
             assert self._file is not None  # noqa: S101  a place is in a file
             data = os.pread(self._file.fileno(), size, start)
-            yield from map(Item._make, marshal.loads(data))  # noqa: S302  written by this process alone
-        yield from self._tail
+            items = map(Item._make, marshal.loads(data))  # noqa: S302  written by this process alone
+            yield from map(self._grouped, items) if self._has_groups else items
+        yield from map(self._grouped, self._tail) if self._has_groups else self._tail
+
+    def _grouped(self, item: Item) -> Item:
+        """Leave the group away where no other name of the file is here.
+
+        Package managers link files into every tree from a store of theirs.
+        """
+        if item.group and hash(item.group) not in self._repeated:
+            return item._replace(group=b"")
+        return item
 
     def __contains__(self, item: object) -> bool:
         return any(item == one for one in self)
@@ -127,6 +143,9 @@ class Listing(Collection[Item]):
             self.newest = max(self.newest, *(item.mtime for item in tail))
             self.bytes += sum(item.size for item in tail)
             self.files += sum(item.type == "file" and item.stat is not None for item in tail)
+            grouped = [hash(item.group) for item in tail if item.group]
+            self._has_groups = self._has_groups or bool(grouped)
+            self._inodes.extend(grouped)
             changed = [max(item.stat[2], item.stat[3]) for item in tail if item.stat]
             self.latest_ns = max([self.latest_ns, *changed])
         rows: list[tuple[Any, ...]] = list(map(tuple, tail))
@@ -148,3 +167,9 @@ class Listing(Collection[Item]):
         self._end += len(data)
         self._tail.clear()
         self._packed = b""
+
+
+def _repeated(numbers: "array[int]") -> frozenset[int]:
+    """Return the numbers that are there more than once."""
+    ordered = sorted(numbers)
+    return frozenset(a for a, b in pairwise(ordered) if a == b)

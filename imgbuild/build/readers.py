@@ -5,7 +5,6 @@ Reading small files is system calls and Python between them: threads would only 
 
 import fcntl
 import os
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,6 +116,8 @@ class _Worker:
     """A process that reads."""
 
     def __init__(self, root: int) -> None:
+        import subprocess
+
         package = str(Path(imgbuild.__file__).resolve().parent)
         self._process = subprocess.Popen(
             [sys.executable, "-SI", "-X", "utf8", "-c", _CODE, package, str(root)],

@@ -1,14 +1,14 @@
 """Options as callers give them, checked and made uniform before anything is done."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 from imgbuild.errors import UsageError
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
-from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output
+from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, SshAgent
 
 
 def settled(options: BuildOptions) -> BuildOptions:
@@ -19,6 +19,13 @@ def settled(options: BuildOptions) -> BuildOptions:
         )
     if options.source_date_epoch is not None and options.source_date_epoch < 0:
         raise UsageError("source_date_epoch is before 1970", hint="give seconds since 1970")
+    if options.download_limit <= 0:
+        raise UsageError("download_limit is not above 0", hint="give a number of bytes")
+    limits = options.archive_limits
+    if min(limits.entries, limits.size) < 1 or limits.ratio < 0:
+        raise UsageError(
+            "the limits of archives have to be positive", hint="a ratio may be 0, which is any"
+        )
     tags: Any = options.tags
     # A lone text is a sequence too, of letters.
     tags = (tags,) if isinstance(tags, str) else tags
@@ -36,6 +43,8 @@ def settled(options: BuildOptions) -> BuildOptions:
         outputs=tuple(replace(output, dest=Path(output.dest)) for output in options.outputs),
         iidfile=_path(options.iidfile),
         metadata_file=_path(options.metadata_file),
+        secrets=tuple(replace(item, path=_path(item.path)) for item in options.secrets),
+        ssh=_agents(options.ssh),
     )
 
 
@@ -89,6 +98,16 @@ def _check_folder(flag: str, path: Path) -> None:
     parent = path.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{flag}: there is no folder {parent}", hint="make it first")
+
+
+def _agents(agents: Iterable[SshAgent]) -> tuple[SshAgent, ...]:
+    found: dict[str, SshAgent] = {}
+    for agent in agents:
+        name = agent.id or "default"
+        if name in found:
+            raise UsageError(f'duplicate agent ID: "{name}"', hint="give each --ssh its own name")
+        found[name] = SshAgent(name, tuple(map(Path, agent.paths)))
+    return tuple(found.values())
 
 
 def _path(value: Path | None) -> Path | None:

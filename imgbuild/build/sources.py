@@ -159,8 +159,7 @@ def _moved(
     if at and (entry is None or entry.type != "dir"):
         return
     for item in reading.walk(at, skip):
-        group = _join(start, item.group) if item.group else b""
-        yield item._replace(rel=_join(start, item.rel), group=group)
+        yield item._replace(rel=_join(start, item.rel))
 
 
 def _with_parents(tree: Tree, top: ImagePath, items: Iterable[Item]) -> Iterator[Item]:
@@ -199,7 +198,7 @@ def _hint(tree: ContextTree, raw: bytes) -> str:
     """Say why nothing in `tree` has the path `raw`."""
     path = clean(raw)
     if tree.is_ignored(path):
-        return f"{show(path)} is there, but {tree.ignore_name} excludes it"
+        return f"{show(path)} is there, but {tree.why_ignored(path)}"
     if _climbs(raw):
         return (
             f"paths cannot leave the build context, {tree.root}: build in a folder further up, or "

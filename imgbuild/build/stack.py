@@ -4,13 +4,16 @@ import hashlib
 import io
 from collections.abc import Sequence
 from functools import partial
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from imgbuild.errors import DigestMismatchError, ImageError
 from imgbuild.layer.entry import Entry
 from imgbuild.oci.descriptor import Layer
 from imgbuild.snapshot.view import LayerFiles, RootView
 from imgbuild.store.store import Store
+
+if TYPE_CHECKING:
+    from imgbuild.layer.sortedindex import SortedIndex
 
 _CHUNK = 1 << 20
 
@@ -29,20 +32,19 @@ class LayerStack:
         ]
         return RootView(files, self._store.paths.staging)
 
-    def entries(self, layer: Layer) -> Sequence[Entry]:
+    def entries(self, layer: Layer) -> "Sequence[Entry] | SortedIndex":
         """Return the index of a layer; it is made where it is missing or damaged.
 
         Raises `ImageError` when the blob is not what the image's config says.
         """
-        from imgbuild.layer.index import read_index
+        from imgbuild.layer.index import open_index
 
         blobs = self._store.blobs
         for attempt in range(2):
             if not blobs.has_index(layer.diff_id):
                 self._make_index(layer)
             try:
-                with blobs.open_index(layer.diff_id) as stream:
-                    return read_index(stream, layer.diff_id)
+                return open_index(blobs.open_index(layer.diff_id), layer.diff_id)
             except ImageError:
                 if attempt:
                     raise

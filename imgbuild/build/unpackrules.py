@@ -43,6 +43,8 @@ class _Unpacking:
         self._view = view
         self._target = target
         self._new: dict[ImagePath, Placed] = {}
+        # The names in each directory that lead to what is new, and the directories that were replaced.
+        self._names: dict[ImagePath, set[bytes]] = {}
         self._replaced: set[ImagePath] = set()
         # The last header of each file with several names.
         self._linked: dict[bytes, Entry] = {}
@@ -52,9 +54,27 @@ class _Unpacking:
             return Entry(b"", "dir", 0o755)
         if path in self._new:
             return self._new[path].entry
-        if any(path.startswith(gone + b"/") for gone in self._replaced):
-            return None
-        return self._view.lstat(path)
+        return None if self._is_gone(path) else self._view.lstat(path)
+
+    def _is_gone(self, path: ImagePath) -> bool:
+        """Tell whether a directory above `path` was replaced, and what the image had in it with it."""
+        if not self._replaced:
+            return False
+        above = path.rpartition(b"/")[0]
+        while above and above not in self._replaced:
+            above = above.rpartition(b"/")[0]
+        return bool(above)
+
+    def _put(self, placed: Placed) -> None:
+        path = placed.entry.path
+        self._new[path] = placed
+        # Up to the root: what is between may be there already, and so not be new.
+        while path:
+            path, _, name = path.rpartition(b"/")
+            names = self._names.setdefault(path, set())
+            if name in names:
+                return
+            names.add(name)
 
     def listdir(self, path: ImagePath) -> list[bytes]:
         return self._view.listdir(path)
@@ -63,15 +83,17 @@ class _Unpacking:
         """Put a source that is no archive where COPY would put it."""
         placing = Placing(self, self._target)
         for placed in placing.copied([(number, source)]):
-            self._new[placed.entry.path] = placed
-        self._new.update(placing.made)
+            self._put(placed)
+        for placed in placing.made.values():
+            self._put(placed)
 
     def unpack(self, number: int, source: Source) -> None:
         # A mode is for what is copied; an archive brings its own.
         placing = Placing(self, replace(self._target, chmod=None))
         top = placing.resolve(self._target.dest)
         placing.make_dirs(top)
-        self._new.update(placing.made)
+        for placed in placing.made.values():
+            self._put(placed)
         for index, item in enumerate(source.below, source.number + 1):
             self._unpack_member(number, index, item, top)
 
@@ -85,7 +107,7 @@ class _Unpacking:
             target = self._inside(top, item.link, follow_last=False)
             self._link(at, item, target, placing)
         else:
-            self._new[at] = Placed(placing.owned(item, at, item.mode), source, item, number)
+            self._put(Placed(placing.owned(item, at, item.mode), source, item, number))
 
     def _inside(self, top: ImagePath, path: ImagePath, *, follow_last: bool) -> ImagePath:
         """Return where a member really is: links start from where the archive is unpacked."""
@@ -100,7 +122,7 @@ class _Unpacking:
             existing = self.lstat(at)
             if existing is None:
                 made = Entry(at, "dir", 0o755, mtime=self._target.made_time)
-                self._new[at] = Placed(made)
+                self._put(Placed(made))
             elif existing.type != "dir":
                 raise ContextError(f"cannot copy to non-directory: {show(at)}")
 
@@ -109,8 +131,13 @@ class _Unpacking:
         existing = self.lstat(at)
         if existing is not None and existing.type == "dir" and item.type != "dir":
             self._replaced.add(at)
-            for path in [p for p in self._new if p.startswith(at + b"/")]:
-                del self._new[path]
+            below = [at]
+            while below:
+                directory = below.pop()
+                for name in self._names.pop(directory, ()):
+                    path = _join(directory, name)
+                    self._new.pop(path, None)
+                    below.append(path)
 
     def _link(self, at: ImagePath, item: Item, target: ImagePath, placing: Placing) -> None:
         """Give what the archive brought a second name; the file takes mode, owner and time of that one."""
@@ -122,7 +149,7 @@ class _Unpacking:
         # A name that no other group has: those of a listing never start with a slash.
         group = found.group or b"/%d" % found.number
         self._new[target] = found._replace(group=group)
-        self._new[at] = found._replace(entry=found.entry._replace(path=at), group=group)
+        self._put(found._replace(entry=found.entry._replace(path=at), group=group))
         self._linked[group] = placing.owned(item, at, item.mode)
 
     def finish(self) -> Iterator[Placed]:

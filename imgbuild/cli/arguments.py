@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import click
 
 from imgbuild.cli import environment
+from imgbuild.cli.lending import agent, secret
 from imgbuild.errors import UsageError
-from imgbuild.options import Output
+from imgbuild.options import ArchiveLimits, Output
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,6 +75,24 @@ def plan_options(function: F) -> F:
         click.option("--target", metavar="STAGE", help="The stage to build."),
         click.option("--platform", metavar="OS/ARCH", help="The platform of the image."),
         click.option(
+            "--secret",
+            "secrets",
+            metavar="id=NAME[,src=FILE|,env=NAME]",
+            multiple=True,
+            help="Lend a secret to the build, from a file or a variable.",
+        ),
+        click.option(
+            "--ssh",
+            metavar="default|ID[=SOCKET|=KEY,…]",
+            multiple=True,
+            help="Lend an SSH agent to the build: $SSH_AUTH_SOCK, a socket, or one for key files.",
+        ),
+        click.option(
+            "--download-limit",
+            metavar="SIZE",
+            help="The largest file that ADD fetches (default: 16g).",
+        ),
+        click.option(
             "--network",
             type=click.Choice(["default", "host", "none"]),
             default="default",
@@ -103,6 +122,16 @@ def pairs(texts: tuple[str, ...], flag: str, form: str = "NAME=VALUE") -> dict[s
     return found
 
 
+def size(text: str, flag: str) -> int:
+    """Read a size as docker writes it, in bytes."""
+    from imgbuild.dockerfile.sizes import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"invalid {flag}: {error}", hint="write it as 500m or 2g") from None
+
+
 def build_fields(
     *,
     context: Path,
@@ -110,6 +139,9 @@ def build_fields(
     build_args: tuple[str, ...],
     build_contexts: tuple[str, ...],
     labels: tuple[str, ...],
+    secrets: tuple[str, ...],
+    ssh: tuple[str, ...],
+    download_limit: str | None,
     timestamp: str | None,
     **rest: Any,
 ) -> dict[str, Any]:
@@ -123,6 +155,8 @@ def build_fields(
         epoch = environment.source_date_epoch()
     else:
         epoch = environment.parse_epoch(timestamp, "--timestamp")
+    if download_limit is not None:
+        rest["download_limit"] = size(download_limit, "--download-limit")
     return {
         "context": context,
         "dockerfile": dockerfile,
@@ -130,11 +164,61 @@ def build_fields(
         "build_contexts": pairs(build_contexts, "--build-context", "NAME=SOURCE"),
         # As with docker, a label without a value is an empty one.
         "labels": pairs(tuple(t if "=" in t else f"{t}=" for t in labels), "--label"),
+        "secrets": tuple(map(secret, secrets)),
+        "ssh": tuple(map(agent, ssh)),
         "source_date_epoch": epoch,
         "registry": environment.registry_options(),
         "search_path": environment.search_path(),
         **rest,
     }
+
+
+def limit_options(function: F) -> F:
+    """Add what archives that ADD unpacks may cost; `archive_limits` reads the values."""
+    defaults = ArchiveLimits()
+    flags = [
+        click.option(
+            "--add-limit-size",
+            metavar="SIZE",
+            default=f"{defaults.size >> 30}g",
+            show_default=True,
+            help="How large an archive may be that ADD unpacks.",
+        ),
+        click.option(
+            "--add-limit-entries",
+            metavar="NUMBER",
+            type=int,
+            default=defaults.entries,
+            show_default=True,
+            help="How many members it may have.",
+        ),
+        click.option(
+            "--add-limit-ratio",
+            metavar="NUMBER",
+            type=int,
+            default=defaults.ratio,
+            show_default=True,
+            help="How many times larger than packed it may be, counted from 1 GiB on; 0 is any.",
+        ),
+    ]
+    for flag in reversed(flags):
+        function = flag(function)
+    return function
+
+
+def archive_limits(
+    *, add_limit_size: str, add_limit_entries: int, add_limit_ratio: int
+) -> ArchiveLimits:
+    """Turn the flags of `limit_options` into a field of `BuildOptions`."""
+    from imgbuild.dockerfile.sizes import parse_size
+
+    try:
+        largest = parse_size(add_limit_size)
+    except ValueError as problem:
+        raise UsageError(
+            f"invalid --add-limit-size: {problem}", hint="write a number with a unit: 500m, 64g"
+        ) from None
+    return ArchiveLimits(add_limit_entries, largest, add_limit_ratio)
 
 
 _OUTPUT_KEYS = frozenset({"type", "dest", "tar"})

@@ -69,6 +69,17 @@ def build_arg(text: str) -> tuple[str, str] | None:
     return None if inherited is None else (name, inherited)
 
 
+def variable(name: str) -> bytes | None:
+    """Return the value of a variable that a flag names, None when it is unset."""
+    return os.environb.get(os.fsencode(name))
+
+
+def ssh_agent() -> Path | None:
+    """Return `SSH_AUTH_SOCK`: where the user's SSH agent listens."""
+    socket = os.environ.get("SSH_AUTH_SOCK")
+    return Path(socket) if socket else None
+
+
 def colours() -> bool:
     """Tell whether colours are welcome (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -31,8 +31,10 @@ def _excerpt(span: Span, source: str | None) -> str:
     """Return the lines of `span` marked, with two lines around them, as BuildKit frames them."""
     if source is None:
         return f"{span.file}:{span.first}"
-    # Not splitlines(): a Dockerfile's lines end with line feeds only.
-    lines = source.removesuffix("\n").split("\n")
+    from imgbuild.plan.fetching import redacted
+
+    # Not splitlines(): a Dockerfile's lines end with line feeds only. Logs are kept and shared.
+    lines = redacted(source).removesuffix("\n").split("\n")
     return frame(f"{span.file}:{span.first}", span, lines, _CONTEXT)
 
 

@@ -26,6 +26,16 @@ def sanitise(text: str, *, colours: bool = False) -> str:
     return "".join(out)
 
 
+def escaped(name: str) -> str:
+    """Return a name on one line: what cannot be printed, or is not UTF-8, is written as `\\xNN`."""
+    if name.isprintable():
+        return name
+    raw = (c if c.isprintable() else c.encode("utf-8", "surrogateescape") for c in name)
+    return "".join(
+        c if isinstance(c, str) else "".join(f"\\x{byte:02x}" for byte in c) for c in raw
+    )
+
+
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 
 

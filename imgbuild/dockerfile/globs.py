@@ -6,6 +6,7 @@ number of folders. Where moby hands part of a pattern to its regular expressions
 """
 
 import re
+from typing import NamedTuple
 
 _ANY = "(?s:.*)"
 _FOLDERS = f"(?:{_ANY}/)?"
@@ -38,19 +39,19 @@ def glob_expression(pattern: str) -> str:
             if at == len(pattern):
                 out.append(_ANY)
             else:
-                _settle(out, "[" in pattern)
+                _settle(out, _passes_slash(pattern))
                 out.append(_FOLDERS)
     return "".join(out)
 
 
-def _settle(out: list[str], has_class: bool) -> None:
+def _settle(out: list[str], passes_slash: bool) -> None:
     """Let whole folders between two `**` be taken where they are found first.
 
-    Matching stays linear so. A class may match a slash, which makes the first place no good.
+    Matching stays linear so. A class that matches a slash makes the first place no good.
     """
     if out and out[-1] == _FOLDERS:
         out.pop()
-    elif out.count(_FOLDERS) == 1 and out[-1] == "/" and not has_class:
+    elif out.count(_FOLDERS) == 1 and out[-1] == "/" and not passes_slash:
         at = out.index(_FOLDERS)
         out[at:] = [f"(?>{_FEWEST_FOLDERS}{''.join(out[at + 1 :])})"]
 
@@ -103,13 +104,26 @@ def _component(text: str, *, one_name: bool = False) -> str:
             at += 1
         else:
             parts[-1] += re.escape(char)
-    # A class may match a slash, which a star must not pass.
-    if len(parts) < 3 or ("[" in text and not one_name):
+    # A class that matches a slash passes what a star must not.
+    if len(parts) < 3 or (not one_name and _passes_slash(text)):
         return "[^/]*".join(parts)
     # All but the last part can be taken where they are found first: matching stays linear.
     first, *middle, last = parts
     found = "".join(f"(?>[^/]*?{part})" for part in middle if part)
     return f"{first}{found}[^/]*{last}"
+
+
+def _passes_slash(text: str) -> bool:
+    """Tell whether a class in `text` matches a slash."""
+    at = 0
+    while at < len(text):
+        if text[at] == "[":
+            expression, at = _bracket(text, at)
+            if re.fullmatch(expression, "/"):
+                return True
+        else:
+            at += 2 if text[at] == "\\" else 1
+    return False
 
 
 def _bracket(text: str, start: int, *, reversible: bool = False) -> tuple[str, int]:
@@ -146,12 +160,35 @@ def _class_char(text: str, at: int) -> tuple[str, int]:
     return text[at], at + 1
 
 
-def leading_components(pattern: str) -> list[re.Pattern[str] | None]:
-    """Compile a pattern folder by folder, to tell where it could match; None is anything at all."""
-    components: list[re.Pattern[str] | None] = []
-    for text in pattern.split("/"):
+class Split(NamedTuple):
+    """A cleaned pattern, folder by folder, as far as that can be told.
+
+    `leading` are the names that it starts with: text, or an expression where it is wild. What
+    comes behind them is in `name`, an expression for any one name below, or in `path`, one for a
+    whole path. Both are empty where the leading names are all.
+    """
+
+    leading: tuple[str | re.Pattern[str], ...]
+    name: str = ""
+    path: str = ""
+
+
+def split(pattern: str) -> Split:
+    """Take a cleaned pattern without its `!` apart; raises `BadPatternError`."""
+    leading: list[str | re.Pattern[str]] = []
+    folders = pattern.split("/")
+    for at, text in enumerate(folders):
         if _HARD.search(text):
-            components.append(None)
-            break
-        components.append(re.compile(_component(text)))
-    return components
+            name = _any_name(folders[at:])
+            return Split(tuple(leading), name, "" if name else glob_expression(pattern))
+        leading.append(re.compile(_component(text)) if _WILD.search(text) else text)
+    return Split(tuple(leading))
+
+
+def _any_name(folders: list[str]) -> str:
+    """Return what a pattern's end asks of a name at any depth; empty where it asks for more."""
+    if folders == ["**"]:
+        return _ANY
+    if len(folders) == 2 and folders[0] == "**" and not _HARD.search(folders[1]):
+        return _component(folders[1])
+    return ""

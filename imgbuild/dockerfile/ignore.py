@@ -5,21 +5,45 @@ does: the last pattern that matches a path or one of its parents decides.
 """
 
 import re
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from imgbuild.dockerfile.globs import BadPatternError, glob_expression, leading_components
-from imgbuild.dockerfile.quoting import quote
+from imgbuild.dockerfile.globs import glob_expression
+from imgbuild.dockerfile.ignorelevels import Level, Levels
 from imgbuild.dockerfile.source import BLANKS
-from imgbuild.errors import ContextError
+
+_ROOT = frozenset({"", "."})
+
+
+class IgnoreLine(NamedTuple):
+    """A pattern of an ignore file: its line, counted from 1, as written and cleaned."""
+
+    number: int
+    text: str
+    pattern: str
+
+
+class Decision(NamedTuple):
+    """Whether a path is excluded; `line` decided that by matching `at`, the path or one above it."""
+
+    excluded: bool
+    line: IgnoreLine | None = None
+    at: str = ""
 
 
 def parse_ignore(text: str) -> tuple[str, ...]:
     """Read the patterns of an ignore file: comments out, paths cleaned, `!` kept in front."""
-    patterns: list[str] = []
-    for line in text.removeprefix("\ufeff").split("\n"):
-        pattern = line.strip(BLANKS)
+    return tuple(line.pattern for line in parse_lines(text))
+
+
+def parse_lines(text: str) -> tuple[IgnoreLine, ...]:
+    """Read an ignore file as `parse_ignore` does, and keep where each pattern stands."""
+    return tuple(_lines(text))
+
+
+def _lines(text: str) -> Iterator[IgnoreLine]:
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        pattern = written = line.strip(BLANKS)
         if not pattern or line.startswith("#"):
             continue
         negated = pattern.startswith("!")
@@ -29,114 +53,123 @@ def parse_ignore(text: str) -> tuple[str, ...]:
             pattern = _clean(pattern)
         if len(pattern) > 1:
             pattern = pattern.removeprefix("/")
-        patterns.append("!" + pattern if negated else pattern)
-    return tuple(patterns)
+        yield IgnoreLine(number, written, "!" + pattern if negated else pattern)
+
+
+class IgnoreScope:
+    """What the patterns say of the names in one directory; no path is taken apart for it."""
+
+    __slots__ = ("_level", "_levels", "_prefix")
+
+    def __init__(self, levels: Levels, level: Level, prefix: str) -> None:
+        self._levels = levels
+        self._level = level
+        self._prefix = prefix
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing below is excluded, whatever its name."""
+        return self._level.silent
+
+    @property
+    def prunes(self) -> bool:
+        """Whether everything below is excluded."""
+        return self._level.prunes
+
+    @property
+    def revives(self) -> bool:
+        """Whether something below an excluded directory in this one may not be excluded."""
+        return self._level.revives
+
+    def hides(self, name: bytes) -> bool:
+        """Tell whether a name in this directory is excluded."""
+        level = self._level
+        if not level.asked:
+            return level.excluded
+        return level.verdict(self._prefix, name.decode("utf-8", "surrogateescape"))[0]
+
+    def below(self, name: bytes) -> "IgnoreScope":
+        """Return what the patterns say of the names in a directory of this one."""
+        return self.enter(name.decode("utf-8", "surrogateescape"))
+
+    def enter(self, name: str) -> "IgnoreScope":
+        level = self._levels.below(self._level, self._prefix, name)
+        return IgnoreScope(self._levels, level, f"{self._prefix}{name}/")
+
+    def verdict(self, name: str) -> tuple[bool, int]:
+        """Return whether a name is excluded, and the number of the group that decides it."""
+        return self._level.verdict(self._prefix, name)
 
 
 class IgnoreMatcher:
     """Compiled patterns; paths are relative to the context's root, with `/` between names.
 
-    Raises `ContextError` for a malformed pattern. The verdicts on directories are remembered, so
-    that a walk through a tree asks each pattern once a path.
+    `lines` are the patterns as an ignore file has them, one for each. Raises `ContextError` for
+    a malformed pattern. A walk asks the scopes of its directories; for single paths the scopes
+    above the last one are kept, so that questions in the order of a walk are cheap, too.
     """
 
-    def __init__(self, patterns: Sequence[str]) -> None:
-        self._groups = _compile(patterns)
-        self._directories: dict[str, int] = {"": 0}
+    def __init__(self, patterns: Sequence[str], lines: Sequence[IgnoreLine] = ()) -> None:
+        given = lines or [IgnoreLine(0, text, text) for text in patterns]
+        stripped = [(line, line.pattern.strip(BLANKS)) for line in given]
+        self._lines = [line for line, text in stripped if text]
+        cleaned = [_clean(text) for _, text in stripped if text]
+        self._levels = Levels(cleaned)
+        self._way = [("", IgnoreScope(self._levels, self._levels.root, ""))]
+
+    @classmethod
+    def read(cls, text: str) -> "IgnoreMatcher | None":
+        """Compile an ignore file; None for one without patterns."""
+        lines = parse_lines(text)
+        return cls([line.pattern for line in lines], lines) if lines else None
 
     def matches(self, path: str | bytes) -> bool:
         """Tell whether `path` is excluded; the root never is."""
-        path = _text(path)
-        if path in {"", "."}:
-            return False
-        return self._verdict(path, self._hits(path.rpartition("/")[0]))[0]
+        text = _text(path)
+        parent, _, name = text.rpartition("/")
+        return text not in _ROOT and self._scope(parent).verdict(name)[0]
 
     def may_include_below(self, path: str | bytes) -> bool:
         """Tell whether anything below a directory could be included; False means: do not look."""
-        path = _text(path)
-        if path in {"", "."}:
-            return True
-        excluded, hits = self._verdict(path, self._hits(path.rpartition("/")[0]))
-        if not excluded:
-            return True
-        # Below here this group matches all; only one behind it can take that back.
-        names = path.split("/")
-        return any(
-            _may_match_below(components, names)
-            for group in self._groups[hits.bit_length() :]
-            for components in group.reaches
-        )
+        return not self.scope(path).prunes
 
-    def _hits(self, directory: str) -> int:
-        """Return which groups matched a directory or its parents, as bits."""
-        hits = self._directories.get(directory)
-        if hits is not None:
-            return hits
-        hits, end = 0, 0
-        while end < len(directory):
-            end = directory.find("/", end + 1)
-            end = len(directory) if end < 0 else end
-            parent = directory[:end]
-            known = self._directories.get(parent)
-            hits = self._verdict(parent, hits)[1] if known is None else known
-            self._directories[parent] = hits
-        return hits
+    def scope(self, directory: str | bytes) -> IgnoreScope:
+        """Return what is asked of the names in a directory."""
+        text = _text(directory)
+        return self._scope("" if text in _ROOT else text)
 
-    def _verdict(self, path: str, parent: int) -> tuple[bool, int]:
-        """Return whether a path is excluded, and the groups that matched it, as bits."""
-        excluded, hits = False, 0
-        for number, group in enumerate(self._groups):
-            bit = 1 << number
-            if parent & bit or (
-                group.negated == excluded and group.expression.fullmatch(path) is not None
-            ):
-                hits |= bit
-                excluded = not group.negated
-        return excluded, hits
+    def decide(self, path: str | bytes) -> Decision:
+        """Tell whether `path` is excluded, and what decided that: for explanations."""
+        scope = self._way[0][1]
+        text = _text(path)
+        names = [] if text in _ROOT else text.split("/")
+        excluded, group, at = False, -1, ""
+        for depth, name in enumerate(names, 1):
+            excluded, decided = scope.verdict(name)
+            if decided != group:
+                group, at = decided, "/".join(names[:depth])
+            scope = scope.enter(name)
+        return Decision(excluded, self._last(group, at), at)
 
+    def _last(self, group: int, path: str) -> IgnoreLine | None:
+        """Return the last pattern of a group that matches `path`."""
+        for line, rule in reversed(list(zip(self._lines, self._levels.rules, strict=True))):
+            if rule.group == group and re.fullmatch(glob_expression(rule.text), path):
+                return line
+        return None
 
-class _Group(NamedTuple):
-    """Patterns in a row that all exclude, or that all take it back.
-
-    `reaches` is for those that take back: each pattern, folder by folder.
-    """
-
-    negated: bool
-    expression: re.Pattern[str]
-    reaches: tuple[list[re.Pattern[str] | None], ...]
-
-
-def _compile(patterns: Iterable[str]) -> list[_Group]:
-    cleaned = (_clean(text) for text in (p.strip(BLANKS) for p in patterns) if text)
-    groups = []
-    for negated, members in groupby(cleaned, lambda pattern: pattern.startswith("!")):
-        texts = [text.removeprefix("!") if negated else text for text in members]
-        expression = "|".join(map(_expression, texts))
-        reaches = tuple(map(leading_components, texts)) if negated else ()
-        groups.append(_Group(negated, re.compile(expression), reaches))
-    return groups
-
-
-def _expression(pattern: str) -> str:
-    if not pattern:
-        raise ContextError(
-            'illegal exclusion pattern: "!"', hint="write a path behind the ! in the ignore file"
-        )
-    try:
-        return f"(?:{glob_expression(pattern)})"
-    except BadPatternError as problem:
-        raise ContextError(
-            f"{problem}: {quote(pattern)}", hint="correct the pattern in the ignore file"
-        ) from None
-
-
-def _may_match_below(components: list[re.Pattern[str] | None], names: Sequence[str]) -> bool:
-    for component, name in zip(components, names, strict=False):
-        if component is None:
-            return True
-        if component.fullmatch(name) is None:
-            return False
-    return True
+    def _scope(self, directory: str) -> IgnoreScope:
+        """Return the scope of a directory, from the nearest one on the way to the last question."""
+        way = self._way
+        while len(way) > 1 and not f"{directory}/".startswith(f"{way[-1][0]}/"):
+            way.pop()
+        at, scope = way[-1]
+        rest = directory[len(at) :].strip("/") if at else directory
+        for name in rest.split("/") if rest else ():
+            at = f"{at}/{name}" if at else name
+            scope = scope.enter(name)
+            way.append((at, scope))
+        return scope
 
 
 def _text(path: str | bytes) -> str:

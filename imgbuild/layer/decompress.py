@@ -22,7 +22,7 @@ _MAGIC: dict[bytes, Compression] = {
 _LONGEST_MAGIC = 6
 _INPUT = 1 << 17
 # What a decoder must support by RFC 8878 is 8 MiB; 128 MiB is the limit of the zstd program.
-_LARGEST_WINDOW = 1 << 27
+LARGEST_WINDOW = 1 << 27
 
 
 class _Decompressor(Protocol):
@@ -156,7 +156,7 @@ def _decompressor(
         return bz2.BZ2Decompressor, (OSError, ValueError)
     import lzma
 
-    return lambda: lzma.LZMADecompressor(memlimit=_LARGEST_WINDOW), lzma.LZMAError
+    return lambda: lzma.LZMADecompressor(memlimit=LARGEST_WINDOW), lzma.LZMAError
 
 
 def _zstd_frames(source: Readable, what: str) -> Iterator[bytes]:
@@ -168,7 +168,7 @@ def _zstd_frames(source: Readable, what: str) -> Iterator[bytes]:
     """
     import zstandard
 
-    decompressor = zstandard.ZstdDecompressor(max_window_size=_LARGEST_WINDOW)
+    decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
     while start := source.read(1):
         magic = start + _exactly(source, 3, what)
         if magic[1:] == b"\x2a\x4d\x18" and magic[0] & 0xF0 == 0x50:

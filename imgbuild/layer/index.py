@@ -1,27 +1,36 @@
 """The index of a layer: its entries as a file, so that looking one up needs no unpacked layer.
 
 JSON lines. The first holds the version; then one array an entry, in the order of the tar; the
-last tells the diff id, the tar's size and the number of entries, and shows that it is whole.
+last tells the diff id, the tar's size and the number of entries, and shows that it is whole. It
+also tells of a plain layer, as nearly all are: paths ascend, and nothing is below what is no
+directory.
 Bytes are written as text with the bytes that are not UTF-8 as lone surrogates.
 """
 
 import base64
+import io
 import json
+import os
 import re
-from typing import Any, BinaryIO, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from imgbuild.errors import ImageError
 from imgbuild.layer.entry import NO_XATTRS, Entry, EntryType
 from imgbuild.layer.stream import Readable
 from imgbuild.oci.digest import Digest
 
-VERSION = 1
+if TYPE_CHECKING:
+    from imgbuild.layer.sortedindex import SortedIndex
+
+VERSION = 2
 _HEADER = b'{"imgbuild-layer-index":%d}\n' % VERSION
 _TYPES = frozenset(get_args(EntryType))
 # What JSON writes as it is: no quotes, backslashes, control characters or bytes above ASCII.
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 # As many lines are written at once.
 _LINES = 500
+# What is larger is looked up in the file.
+_LARGE = 1 << 20
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -31,13 +40,30 @@ class IndexWriter:
     def __init__(self, stream: BinaryIO) -> None:
         self._write = stream.write
         self._entries = 0
+        self._whiteouts = 0
         self._lines = [_HEADER]
+        self._is_plain = True
+        self._last = b""
+        self._leaf = b"\0"  # what everything below the last entry that is no directory starts with
 
     def add(self, entry: Entry) -> None:
         self._entries += 1
         self._lines.append(encode_entry(entry))
+        if self._is_plain:
+            self._check(entry)
         if len(self._lines) >= _LINES:
             self._flush()
+
+    def _check(self, entry: Entry) -> None:
+        """See whether the layer is still plain."""
+        key = entry.path.replace(b"/", b"\0")
+        self._is_plain = (
+            key > self._last and entry.type != "opaque" and not key.startswith(self._leaf)
+        )
+        self._last = key
+        if entry.type != "dir":
+            self._leaf = key + b"\0"
+            self._whiteouts += entry.type == "whiteout"
 
     def _flush(self) -> None:
         self._write(b"".join(self._lines))
@@ -45,9 +71,41 @@ class IndexWriter:
 
     def finish(self, diff_id: Digest, uncompressed_size: int) -> None:
         """Write the last line; a file without it is refused when read."""
-        trailer = {"diff_id": diff_id, "size": uncompressed_size, "entries": self._entries}
+        trailer = {
+            "diff_id": diff_id,
+            "size": uncompressed_size,
+            "entries": self._entries,
+            "plain": self._is_plain,
+            "whiteouts": self._whiteouts,
+        }
         self._lines.append(_encode(trailer).encode() + b"\n")
         self._flush()
+
+
+def open_index(file: io.FileIO, diff_id: Digest) -> "list[Entry] | SortedIndex":
+    """Return the index of the layer `diff_id`: the entries, or the open file when it is large.
+
+    Raises what `read_index` raises; `file` is closed but for a `SortedIndex`.
+    """
+    if os.fstat(file.fileno()).st_size >= _LARGE:
+        from imgbuild.layer.sortedindex import as_sorted
+
+        found = as_sorted(file, _HEADER, _decoded)
+        if found is not None:
+            index, trailer = found
+            if trailer.get("diff_id") == diff_id:
+                return index
+    with file:
+        return read_index(file, diff_id)
+
+
+def _decoded(lines: bytes) -> list[Entry]:
+    try:
+        return _decode(lines)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ImageError(
+            f"the index of a layer is damaged: {error}", hint="reset the store: imgbuild reset"
+        ) from error
 
 
 def read_index(stream: Readable, diff_id: Digest) -> list[Entry]:

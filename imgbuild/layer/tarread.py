@@ -29,6 +29,8 @@ _TYPES: dict[bytes, _Plain] = {
 }
 _EMPTY_DIGEST = Digest("sha256:" + hashlib.sha256().hexdigest())
 LONGEST_NAME = 255  # bytes, on every Linux file system
+# Global records, which every entry gets, and each costs time there.
+_MOST_GLOBAL = 1024
 _EXTENSIONS = {b"x", b"X", b"g", b"L", b"K"}
 
 
@@ -144,10 +146,14 @@ class _Names:
         self._limits = limits
         self._global: dict[bytes, bytes] = {}
         self._next: dict[bytes, bytes] = {}
+        self._taken = 0  # bytes since the last entry
 
     def take(self, source: _Source, header: ustar.Header) -> None:
         if header.size > self._limits.header:
             raise ImageError(f"the archive has an extension header of {header.size} bytes")
+        self._taken += header.size
+        if self._taken > 2 * self._limits.header:
+            raise ImageError("the archive has extension headers without end")
         body = source.exactly(header.size) if header.size else b""
         source.skip(-header.size % ustar.BLOCK)
         if header.flag == b"L":
@@ -156,7 +162,8 @@ class _Names:
             self._next[b"linkpath"] = body.partition(b"\0")[0]
         elif header.flag == b"g":
             self._global.update(pax.parse(body))
-            if sum(len(k) + len(v) for k, v in self._global.items()) > self._limits.header:
+            held = sum(len(k) + len(v) for k, v in self._global.items())
+            if held > self._limits.header or len(self._global) > _MOST_GLOBAL:
                 raise ImageError("the archive has global PAX headers without end")
         else:
             self._next.update(pax.parse(body))
@@ -168,6 +175,7 @@ class _Names:
 
     def pop(self) -> dict[bytes, bytes]:
         """Return the values for one entry; an empty value means that there is none."""
+        self._taken = 0
         if not self._global and not self._next:
             return self._next
         values = {k: v for k, v in (self._global | self._next).items() if v}

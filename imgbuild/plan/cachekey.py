@@ -15,11 +15,14 @@ from imgbuild.plan.model import (
     CacheKey,
     ContextSource,
     CopyStep,
+    GitSource,
     ImageSource,
+    RemoteSource,
     RunStep,
     ScratchBase,
     Source,
     StageSource,
+    UrlSource,
     WorkdirStep,
 )
 
@@ -81,7 +84,7 @@ def step_fields(step: MakingStep) -> Mapping[str, Any]:
         case CopyStep():
             fields = {
                 "from": _source_kind(step.source),
-                "sources": step.sources,
+                "sources": [_source_field(source) for source in step.sources],
                 "dest": step.dest,
                 "chown": step.chown,
                 "chmod": step.chmod,
@@ -100,9 +103,23 @@ def _extra_fields(step: CopyStep) -> Mapping[str, Any]:
         "documents": step.documents,
         "exclude": step.exclude,
         "link": step.link,
+        "unpack_fetched": step.unpack_fetched,
     }
     extra = {name: value for name, value in fields.items() if value}
     return extra if step.pivots is None else extra | {"pivots": step.pivots}
+
+
+def _source_field(source: str | RemoteSource) -> str | list[str]:
+    # Where it was fetched from does not matter: name, mode and content are among the digests.
+    match source:
+        case str():
+            return source
+        case UrlSource():
+            return ["url"]
+        case GitSource():
+            return ["git"]
+        case _:
+            assert_never(source)
 
 
 def _source_kind(source: Source) -> str:

@@ -5,15 +5,13 @@ import re
 from imgbuild.dockerfile.instructions import Add, Copy
 from imgbuild.errors import ContextError, DockerfileError
 from imgbuild.plan.chmod import parse_changes
+from imgbuild.plan.fetching import check_single_source, redacted, remote_source
 from imgbuild.plan.heredocs import copied_documents
-from imgbuild.plan.model import ContextSource, CopyStep, Source
+from imgbuild.plan.model import ContextSource, CopyStep, RemoteSource, Source, UrlSource
 from imgbuild.plan.paths import destination, source_path
 from imgbuild.plan.scope import Scope
-from imgbuild.plan.support import unsupported
 
 _OCTAL = re.compile(r"[0-7]+")
-_REMOTE = re.compile(r"[a-zA-Z0-9]+://|[a-zA-Z0-9_-]+@")
-_URL = ("http://", "https://")
 _MOST = 0o7777
 
 
@@ -22,7 +20,7 @@ def plan_copy(
 ) -> CopyStep:
     """Return the step of a COPY or ADD; `source` is where --from points.
 
-    Raises `DockerfileError` in BuildKit's words, and for what is not supported yet.
+    Raises `DockerfileError` in BuildKit's words.
     """
     # The order of expansion decides which error is told first; it is BuildKit's.
     chown = _expanded(instruction.chown, scope)
@@ -31,20 +29,22 @@ def plan_copy(
     dest = scope.expand(instruction.dest)
     documents = copied_documents(instruction, scope.values.get)
     mode = None if chmod is None else parse_mode(chmod)
-    if isinstance(instruction, Add) and instruction.checksum:
-        _check_checksum(scope.expand(instruction.checksum), sources)
-    for path in sources:
-        _check_remote(path, instruction)
+    checksum = scope.expand(instruction.checksum or "") if isinstance(instruction, Add) else ""
+    if checksum:
+        check_single_source(sources)
+    remote = [remote_source(path, instruction, checksum) for path in sources]
     if instruction.exclude:
         _check_patterns(instruction.exclude)
+    roots: tuple[str | RemoteSource, ...]
     pivots = None
     if isinstance(instruction, Copy) and instruction.parents:
         roots, pivots = split_parents(sources)
     else:
-        roots = tuple(map(source_path, sources))
+        pairs = zip(remote, sources, strict=True)
+        roots = tuple(found or source_path(path) for found, path in pairs)
     return CopyStep(
         span=instruction.span,
-        name=name,
+        name=redacted(name),
         created_by=_history(instruction, chown, chmod, sources, dest),
         source=source if isinstance(instruction, Copy) else ContextSource(),
         sources=roots,
@@ -52,6 +52,9 @@ def plan_copy(
         chown=chown,
         chmod=mode,
         unpack=isinstance(instruction, Add) and instruction.unpack is not False,
+        unpack_fetched=isinstance(instruction, Add)
+        and bool(instruction.unpack)
+        and any(isinstance(found, UrlSource) for found in remote),
         documents=documents,
         exclude=instruction.exclude,
         # BuildKit drops it so, too: the layer has the modes of what is below it.
@@ -112,37 +115,6 @@ def _check_patterns(patterns: tuple[str, ...]) -> None:
         ) from None
 
 
-def _is_git(path: str) -> bool:
-    if not _REMOTE.match(path):
-        return False
-    from imgbuild.plan.gitref import parse_git_ref
-
-    found = parse_git_ref(path)
-    return found is not None and not found.like_local
-
-
-def _check_checksum(checksum: str, sources: tuple[str, ...]) -> None:
-    if not checksum:
-        return
-    if len(sources) != 1:
-        raise DockerfileError("checksum can't be specified for multiple sources")
-    if not sources[0].startswith(_URL) and not _is_git(sources[0]):
-        raise DockerfileError("checksum requires HTTP(S) or Git sources")
-
-
-def _check_remote(path: str, instruction: Copy | Add) -> None:
-    git = _is_git(path)
-    if not git and not path.startswith(_URL):
-        return
-    if isinstance(instruction, Copy):
-        what = "git ref" if git else "URL"
-        raise DockerfileError(
-            f"source can't be a {what} for COPY", hint="COPY takes files of the build context"
-        )
-    what = "a git repository" if git else "a URL"
-    raise unsupported(f"ADD of {what}", "fetch it before the build, or with a RUN")
-
-
 def _history(
     instruction: Copy | Add,
     chown: str | None,
@@ -158,4 +130,4 @@ def _history(
     if chmod:
         words.append(f"--chmod={chmod}")
     documents = (f"<<{document.name}" for document in instruction.heredocs)
-    return " ".join((*words, *sources, *documents, dest, "# buildkit"))
+    return " ".join((*words, *map(redacted, sources), *documents, dest, "# buildkit"))

@@ -67,6 +67,9 @@ class GitSource:
     checksum: str = ""
 
 
+RemoteSource = UrlSource | GitSource
+
+
 class Document(NamedTuple):
     """A here-document as it is used: variables filled in, tabs taken off."""
 
@@ -96,10 +99,10 @@ class RunStep:
 
 @dataclass(frozen=True, slots=True)
 class CopyStep:
-    """COPY or ADD (`unpack`: local archives are extracted).
+    """COPY or ADD (`unpack`: local archives are extracted; `unpack_fetched`: those of URLs, too).
 
-    `sources` are relative to the source's root, without leading slash; `dest` is absolute and
-    keeps a trailing slash. `documents` are copied after the sources. `chmod` is a mode, or the
+    `sources` are relative to the source's root, without leading slash, or what ADD fetches;
+    `dest` is absolute and keeps a trailing slash. `documents` are copied after the sources. `chmod` is a mode, or the
     text of a symbolic one. `exclude` holds patterns, relative to each directory among the
     sources. With `link`, the layer does not depend on what is below it. With `parents`, each of
     `pivots` tells what of the source to keep: the source is then where it is relative to.
@@ -109,7 +112,7 @@ class CopyStep:
     name: str
     created_by: str
     source: Source
-    sources: tuple[str, ...]
+    sources: tuple[str | RemoteSource, ...]
     dest: str
     chown: str | None
     chmod: int | str | None
@@ -118,6 +121,7 @@ class CopyStep:
     exclude: tuple[str, ...] = ()
     link: bool = False
     pivots: tuple[str, ...] | None = None
+    unpack_fetched: bool = False
 
 
 @dataclass(frozen=True, slots=True)

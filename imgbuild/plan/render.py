@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from typing import Any, assert_never
 
 from imgbuild.oci.config import ImageConfig, dump_config
+from imgbuild.plan.fetching import redacted
 from imgbuild.plan.model import (
     Base,
     BaseImage,
     BuildPlan,
     ContextSource,
     CopyStep,
+    GitSource,
     ImageSource,
     MetaStep,
+    RemoteSource,
     RunStep,
     ScratchBase,
     Source,
@@ -19,6 +22,7 @@ from imgbuild.plan.model import (
     StageBase,
     StageSource,
     Step,
+    UrlSource,
     WorkdirStep,
 )
 
@@ -86,7 +90,7 @@ def _step_lines(step: Step) -> Iterator[str]:
                 yield f"      script {step.script.name}: {len(step.script.content)} characters"
         case CopyStep():
             if step.sources:
-                yield f"      {_source_text(step.source)}: {', '.join(_shown_sources(step))}"
+                yield f"      {_sources_text(step)}"
             for document in step.documents:
                 yield f"      document {document.name}: {len(document.content)} characters"
             yield f"      to {step.dest}{_copy_options(step)}"
@@ -103,11 +107,30 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _shown_sources(step: CopyStep) -> list[str]:
-    shown = [path or "." for path in step.sources]
-    if step.pivots is None:
-        return shown
-    return [f"{pivot or '.'} in {path}" for path, pivot in zip(shown, step.pivots, strict=True)]
+def _sources_text(step: CopyStep) -> str:
+    shown = [_shown_source(source) for source in step.sources]
+    if step.pivots is not None:
+        shown = [
+            f"{pivot or '.'} in {path}" for path, pivot in zip(shown, step.pivots, strict=True)
+        ]
+    text = ", ".join(shown)
+    is_fetched = not any(isinstance(source, str) for source in step.sources)
+    return text if is_fetched else f"{_source_text(step.source)}: {text}"
+
+
+def _shown_source(source: str | RemoteSource) -> str:
+    match source:
+        case str():
+            return source or "."
+        case UrlSource(url=url, checksum=checksum):
+            return f"fetched {redacted(url)}{f' ({checksum})' if checksum else ''}"
+        case GitSource(repository=repository, keep_git_dir=keep, checksum=checksum):
+            text = f"cloned {redacted(repository.remote)} {repository.ref or 'HEAD'}"
+            text += f":{repository.subdir}" if repository.subdir else ""
+            text += f" ({checksum})" if checksum else ""
+            return f"{text} with .git" if keep else text
+        case _:
+            assert_never(source)
 
 
 def _copy_options(step: CopyStep) -> str:
@@ -120,7 +143,10 @@ def _copy_options(step: CopyStep) -> str:
         options += f", without {' '.join(step.exclude)}"
     if step.link:
         options += ", linked"
-    return options + (", unpacking archives" if step.unpack else "")
+    local = step.unpack and (not step.sources or any(isinstance(s, str) for s in step.sources))
+    if local or step.unpack_fetched:
+        options += ", unpacking archives"
+    return options + (", fetched ones too" if local and step.unpack_fetched else "")
 
 
 def _mode_text(chmod: int | str) -> str:
@@ -193,6 +219,26 @@ def _source_json(source: Source) -> dict[str, Any]:
             assert_never(source)
 
 
+def _one_source_json(source: str | RemoteSource) -> Any:
+    match source:
+        case str():
+            return source
+        case UrlSource(url=url, checksum=checksum):
+            return {"kind": "url", "url": redacted(url), "checksum": checksum}
+        case GitSource(repository=repository, keep_git_dir=keep, checksum=checksum):
+            return {
+                "kind": "git",
+                "remote": redacted(repository.remote),
+                "ref": repository.ref,
+                "subdir": repository.subdir,
+                "submodules": repository.submodules,
+                "keep_git_dir": keep,
+                "checksum": checksum,
+            }
+        case _:
+            assert_never(source)
+
+
 def _step_json(step: Step) -> dict[str, Any]:
     lines = [step.span.first, step.span.last]
     if isinstance(step, MetaStep):
@@ -216,11 +262,12 @@ def _step_json(step: Step) -> dict[str, Any]:
                 "kind": "copy",
                 **head,
                 "source": _source_json(step.source),
-                "sources": step.sources,
+                "sources": [_one_source_json(source) for source in step.sources],
                 "dest": step.dest,
                 "chown": step.chown,
                 "chmod": None if step.chmod is None else _mode_text(step.chmod),
                 "unpack": step.unpack,
+                "unpack_fetched": step.unpack_fetched,
                 "documents": dict(step.documents),
                 "exclude": step.exclude,
                 "link": step.link,

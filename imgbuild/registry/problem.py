@@ -12,7 +12,6 @@ from imgbuild.registry.proxies import shown
 Kind = Literal["connect", "name", "timeout", "cut", "certificate", "tls", "proxy"]
 
 _MAX_TEXT = 300
-_WHAT_TO_CHECK = "check the name of the registry and the network"
 
 
 class TransportFailure(Exception):
@@ -46,10 +45,11 @@ def unreachable(failure: TransportFailure, host: str) -> UnreachableError:
         message = f"the connection to registry {named} {verb}: {failure.detail}"
     else:
         message = f"registry {named} {verb}: {failure.detail}"
-    return UnreachableError(message, hint=_connection_hint(failure))
+    return UnreachableError(message, hint=connection_hint(failure))
 
 
-def _connection_hint(failure: TransportFailure) -> str:
+def connection_hint(failure: TransportFailure, server: str = "registry") -> str:
+    """Say what to look at when there is no answer from a `server`."""
     if failure.kind == "certificate":
         return (
             "its certificate is not signed by an authority this machine trusts: "
@@ -61,10 +61,11 @@ def _connection_hint(failure: TransportFailure) -> str:
             "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
         )
     if failure.kind == "tls":
-        return "the registry does not speak https; plain http is only used on this machine itself"
+        rule = "; plain http is only used on this machine itself" if server == "registry" else ""
+        return f"the {server} does not speak https{rule}"
     if is_loopback(origin(failure.url)[1]):
-        return "it is on this machine: is the registry running, and on this port?"
-    return f"{_WHAT_TO_CHECK}; behind a proxy set HTTPS_PROXY (none is set for this host)"
+        return f"it is on this machine: is the {server} running, and on this port?"
+    return f"check the name of the {server} and the network; behind a proxy set HTTPS_PROXY (none is set for this host)"
 
 
 def refused(answer: Answer, user: str = "") -> RegistryError:

@@ -5,123 +5,30 @@ marker or anything that is no directory hides what lies below it in lower layers
 same layer brings itself (image-spec layer.md).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from imgbuild.errors import ImageError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.links import MAX_LINKS, follow
 from imgbuild.oci.descriptor import Layer
 from imgbuild.snapshot.content import ContentReader, LayerCursor
+from imgbuild.snapshot.lookup import LayerIndex, MemoryIndex
+
+if TYPE_CHECKING:
+    from imgbuild.layer.sortedindex import SortedIndex
 
 _ROOT = Entry(b"", "dir", 0o755)
+_REMEMBERED = 4096  # paths that were looked up
 
 
 class LayerFiles(NamedTuple):
     """A layer as a view needs it: its entries and a way to its uncompressed tar, from the start."""
 
     layer: Layer
-    entries: Callable[[], Sequence[Entry]]
+    entries: Callable[[], "Sequence[Entry] | SortedIndex"]
     open_raw: Callable[[], BinaryIO]
-
-
-class _LayerIndex:
-    """The entries of one layer, by path, as unpacking it would place them.
-
-    `implicit` are directories that the tar left out: where a lower layer has them, they look as
-    they do there.
-    """
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries: dict[ImagePath, Entry] = {}
-        self.implicit: set[ImagePath] = set()
-        self.whiteouts: set[ImagePath] = set()
-        self.opaque: set[ImagePath] = set()
-        self._names: dict[ImagePath, list[bytes]] | None = None
-        self._gone: dict[ImagePath, list[bytes]] | None = None
-        for entry in entries:
-            if entry.type == "whiteout":
-                self.whiteouts.add(entry.path)
-            elif entry.type == "opaque":
-                self.opaque.add(entry.path)
-            else:
-                self._add(entry)
-
-    def _add(self, entry: Entry) -> None:
-        known = self.entries
-        path = self._through_links(entry.path)
-        if path != entry.path:
-            entry = entry._replace(path=path)
-        if entry.type == "hardlink":
-            entry = entry._replace(linkname=self._through_links(entry.linkname))
-        previous = known.get(path)
-        if previous is not None and previous.type == "dir" and entry.type != "dir":
-            below = path + b"/"
-            for gone in [other for other in known if other.startswith(below)]:
-                del known[gone]
-        known[path] = entry
-        self.implicit.discard(path)
-        parent = path.rpartition(b"/")[0]
-        while parent and parent not in known:
-            known[parent] = Entry(parent, "dir", 0o755)
-            self.implicit.add(parent)
-            parent = parent.rpartition(b"/")[0]
-
-    def _through_links(self, path: ImagePath) -> ImagePath:
-        """Follow links of this layer on the way to `path`, not at its end."""
-        parent, _, name = path.rpartition(b"/")
-        known = self.entries.get(parent)
-        if not parent or (known is not None and known.type == "dir"):
-            return path
-        real = follow(parent, self.entries.get)
-        return real + b"/" + name if real else name
-
-    def names(self, directory: ImagePath) -> Sequence[bytes]:
-        """Return what this layer brings into a directory."""
-        if self._names is None:
-            self._names = _by_directory(self.entries)
-        return self._names.get(directory, ())
-
-    def gone(self, directory: ImagePath) -> Sequence[bytes]:
-        """Return the names that this layer takes out of a directory."""
-        if self._gone is None:
-            self._gone = _by_directory(self.whiteouts)
-        return self._gone.get(directory, ())
-
-    def hides(self, path: ImagePath, *, below: bool = False) -> bool:
-        """Tell whether lower layers cannot show `path` (or, with `below`, what it contains)."""
-        for end in _ends(path):
-            prefix = path[:end]
-            if prefix in self.whiteouts:
-                return True
-            if end < len(path) or below:
-                if prefix in self.opaque:
-                    return True
-                entry = self.entries.get(prefix)
-                if entry is not None and entry.type != "dir":
-                    return True
-        return False
-
-
-def _by_directory(paths: Iterable[ImagePath]) -> dict[ImagePath, list[bytes]]:
-    found: dict[ImagePath, list[bytes]] = {}
-    for path in paths:
-        if path:
-            parent, _, name = path.rpartition(b"/")
-            found.setdefault(parent, []).append(name)
-    return found
-
-
-def _ends(path: ImagePath) -> Iterator[int]:
-    """Give where each prefix of `path` ends, from the root (0) to the whole path."""
-    yield 0
-    end = path.find(b"/")
-    while end >= 0:
-        yield end
-        end = path.find(b"/", end + 1)
-    if path:
-        yield len(path)
 
 
 class RootView:
@@ -133,14 +40,17 @@ class RootView:
     def __init__(self, layers: Sequence[LayerFiles], scratch: Path | None = None) -> None:
         self._layers = tuple(layers)
         self._scratch = scratch
-        self._loaded: list[_LayerIndex] | None = None
+        self._loaded: list[LayerIndex] | None = None
         self._cursors: dict[int, LayerCursor] = {}
         self._found: dict[ImagePath, tuple[int, Entry] | None] = {}
 
     @property
-    def _indexes(self) -> list[_LayerIndex]:
+    def _indexes(self) -> Sequence[LayerIndex]:
         if self._loaded is None:
-            self._loaded = [_LayerIndex(files.entries()) for files in self._layers]
+            self._loaded = []
+            for files in self._layers:
+                found = files.entries()
+                self._loaded.append(MemoryIndex(found) if isinstance(found, Sequence) else found)
         return self._loaded
 
     def lstat(self, path: ImagePath) -> Entry | None:
@@ -162,8 +72,8 @@ class RootView:
         """Return the keys of the files that have more than one name, as `inode` gives them."""
         found = set()
         for index in self._indexes:
-            for path, entry in index.entries.items():
-                if entry.type == "hardlink" and (inode := self.inode(path)) is not None:
+            for path in index.hard_links():
+                if (inode := self.inode(path)) is not None:
                     found.add(inode)
         return frozenset(found)
 
@@ -234,7 +144,10 @@ class RootView:
         self.close()
 
     def close(self) -> None:
-        """Close what `open` opened underneath."""
+        """Close what `open` and looking up opened underneath."""
+        for index in self._loaded or ():
+            index.close()
+        self._loaded = None
         for cursor in self._cursors.values():
             cursor.close()
         self._cursors.clear()
@@ -244,6 +157,8 @@ class RootView:
             return self._found[path]
         except KeyError:
             found = self._find(path, len(self._layers))
+            if len(self._found) >= _REMEMBERED:
+                self._found.clear()
             self._found[path] = found
             return found
 
@@ -270,11 +185,11 @@ class RootView:
         implicit: tuple[int, Entry] | None = None
         for number in range(top - 1, -1, -1):
             index = self._indexes[number]
-            entry = index.entries.get(path)
+            entry = index.get(path)
             if entry is not None:
                 if implicit is not None and entry.type != "dir":
                     break
-                if path not in index.implicit:
+                if not index.is_implicit(path):
                     return number, entry
                 implicit = implicit or (number, entry)
             if index.hides(path):

@@ -90,10 +90,9 @@ class BlobStore:
     def has_index(self, diff_id: Digest) -> bool:
         return self._flusher.size(self._paths.index(diff_id)) >= 0
 
-    def open_index(self, diff_id: Digest) -> BinaryIO:
+    def open_index(self, diff_id: Digest) -> io.FileIO:
         """Return the index file of a layer; raise `StoreError` when it is not there."""
-        path = self._paths.index(diff_id)
-        return io.BufferedReader(self._open_file(path, f"index of layer {diff_id}"), _CHUNK)
+        return self._open_file(self._paths.index(diff_id), f"index of layer {diff_id}")
 
     def index_writer(self) -> StagedFile:
         """Return a new file; `commit(diff_id)` makes it the index of that layer."""

@@ -8,6 +8,7 @@ waited for.
 
 import errno
 import fcntl
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ class Session:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._count = 0
+        # Threads may ask at the same time; next() is one step for them.
+        self._numbers = itertools.count(1)
         self.name, self._handle = _make_session(directory)
         self.describe("working")
 
@@ -37,8 +39,7 @@ class Session:
 
     def file_name(self) -> str:
         """Return a new name that no other process uses."""
-        self._count += 1
-        return f"{self.name}-{self._count}"
+        return f"{self.name}-{next(self._numbers)}"
 
     def close(self) -> None:
         path = self._directory / self.name
@@ -99,8 +100,11 @@ def holders(directory: Path, own: str = "") -> list[tuple[int, str]]:
 @contextmanager
 def locked(
     path: Path, *, shared: bool = False, seconds: float, sessions: Path, own: str = ""
-) -> Iterator[None]:
-    """Hold the lock file `path`; wait for up to `seconds`, then raise `StoreLockedError`."""
+) -> Iterator[int]:
+    """Hold the lock file `path`; wait for up to `seconds`, then raise `StoreLockedError`.
+
+    A process that inherits the descriptor, which is given, holds the lock until it ends as well.
+    """
     with explained("lock the store"):
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -110,7 +114,7 @@ def locked(
             if time.monotonic() >= deadline:
                 raise _busy(path, sessions, own, shared=shared)
             time.sleep(_POLL)
-        yield
+        yield handle
     finally:
         os.close(handle)
 

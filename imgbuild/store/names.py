@@ -137,7 +137,7 @@ class NameStore:
             document["manifests"] = change(document["manifests"])
             replace_file(self._stage(), self._paths.names, dump_indented(document))
 
-    def _locked(self) -> AbstractContextManager[None]:
+    def _locked(self) -> AbstractContextManager[int]:
         return locked(self._paths.names_lock, seconds=_PATIENCE, sessions=self._paths.sessions)
 
     def _read(self) -> dict[str, Any]:

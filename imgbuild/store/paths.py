@@ -6,9 +6,12 @@ blobs/ALGORITHM/HEX        content
 indexes/ALGORITHM/HEX      one file a layer, by diff id: its entries
 layers/MAPPING/            unpacked trees, disposable
 layers/steps/              trees of running steps, each named after the session that made it
+downloads/KEY/NAME         files that ADD fetched, disposable
 cache.sqlite               step cache and memos, disposable
-locks/                     `store` (builders share it), `names`, `sessions/` (one a process)
-tmp/files/                 files that are being written, named likewise
+locks/                     `store` (builders share it), `names`, `downloads`, `sessions/` (one a process)
+git/KEY/                   mirrors of git repositories, disposable; git/KEY.lock is held by who uses one
+git/known_hosts            keys of SSH servers as they first showed them
+tmp/files/                 files and folders that are being written or used, named likewise
 """
 
 from pathlib import Path
@@ -55,6 +58,14 @@ class StorePaths:
         return self.root / "layers"
 
     @property
+    def mirrors(self) -> Path:
+        return self.root / "git"
+
+    @property
+    def learned_hosts(self) -> Path:
+        return self.mirrors / "known_hosts"
+
+    @property
     def staging(self) -> Path:
         """Files that are being written; all are owned by the caller."""
         return self.root / "tmp" / "files"
@@ -81,6 +92,17 @@ class StorePaths:
         return self.root / "locks" / "names"
 
     @property
+    def downloads(self) -> Path:
+        return self.root / "downloads"
+
+    def download(self, key: str) -> Path:
+        return self.downloads / key
+
+    @property
+    def downloads_lock(self) -> Path:
+        return self.root / "locks" / "downloads"
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache.sqlite"
 
@@ -97,5 +119,5 @@ class StorePaths:
 
     def top_level(self) -> frozenset[str]:
         """Names that may stand in a store whose making was cut short."""
-        fixed = {"version", "oci-layout", "index.json", "blobs", "indexes", "layers"}
-        return frozenset(fixed | {"locks", "tmp", "cache.sqlite"})
+        fixed = {"version", "oci-layout", "index.json", "blobs", "indexes", "layers", "git"}
+        return frozenset(fixed | {"downloads", "locks", "tmp", "cache.sqlite"})

@@ -18,6 +18,7 @@ from imgbuild.oci.manifest import Manifest, parse_manifest
 from imgbuild.oci.reference import is_digest, parse_reference
 from imgbuild.store.blobs import BlobStore
 from imgbuild.store.cache import StepCache
+from imgbuild.store.downloads import Downloads
 from imgbuild.store.failure import explained
 from imgbuild.store.locks import Session, is_alive, locked, session_of
 from imgbuild.store.names import LAYOUT_FILE, NameStore, empty_index
@@ -36,6 +37,7 @@ class Store:
         self.blobs = BlobStore(paths, self._stage)
         self.names = NameStore(paths, self._stage, self._complete)
         self.cache = StepCache(paths.cache)
+        self.downloads = Downloads(paths, self._stage, self.cache)
         self._session: Session | None = None
         self._guard = threading.Lock()
 
@@ -204,6 +206,9 @@ class Store:
             self.cache.clear()
             _empty_of_files(self.paths.blobs)
             _empty_of_files(self.paths.indexes)
+            with explained("remove what was fetched"):
+                _remove(self.paths.downloads)
+                _remove(self.paths.mirrors)
             remove_trees()
             if left := os.listdir(self.paths.trees):
                 raise StoreError(f"cannot remove {self.paths.trees / left[0]}")
@@ -283,7 +288,7 @@ def _close_to_others(root: Path) -> None:
 
 
 def _sweep(paths: StorePaths) -> None:
-    """Remove staged files and sessions of processes that are gone."""
+    """Remove staged files and folders, and sessions, of processes that are gone."""
     try:
         files = os.listdir(paths.staging)
         sessions = {session_of(name) for name in files}
@@ -295,9 +300,18 @@ def _sweep(paths: StorePaths) -> None:
     for name in files:
         if session_of(name) in dead:
             try:
-                (paths.staging / name).unlink(missing_ok=True)
+                _remove(paths.staging / name)
             except OSError:
                 continue
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        import shutil
+
+        shutil.rmtree(path)
 
 
 def _empty_of_files(directory: Path) -> None:

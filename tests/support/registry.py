@@ -72,12 +72,15 @@ class FakeRegistry:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", 0), self.handler())
         self._server.fake = self
         self._server.tls = self.tls
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
         return self
+
+    def handler(self) -> "type[Handler]":
+        return Handler
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()

@@ -40,6 +40,26 @@ def _peak(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
+def measured(store: Path, *arguments: str) -> dict[int, int]:
+    """Run a build; return the largest resident set of each of its processes, in KiB."""
+    build = subprocess.Popen(
+        [sys.executable, "-m", "imgbuild", "--progress=plain", *arguments],
+        env=environment({"IMGBUILD_STORE": str(store)}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    peaks: dict[int, int] = {}
+    while build.poll() is None:
+        for pid in _descendants(build.pid):
+            peaks[pid] = max(peaks.get(pid, 0), _peak(pid))
+        time.sleep(0.02)
+    assert build.stderr is not None
+    text = build.stderr.read().decode()
+    build.stderr.close()
+    assert build.returncode == 0, text
+    return peaks
+
+
 @pytest.mark.parametrize(
     "instruction",
     [
@@ -54,21 +74,34 @@ def test_two_gigabytes_in_a_layer(tmp_path: Path, instruction: str) -> None:
     with (tmp_path / "big").open("wb") as big:
         big.write(os.urandom(64 << 20))
         big.truncate(SIZE)
-    build = subprocess.Popen(
-        [sys.executable, "-m", "imgbuild", "--progress=plain", *BASE, str(tmp_path)],
-        env=environment({"IMGBUILD_STORE": str(store)}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    peaks: dict[int, int] = {}
-    while build.poll() is None:
-        for pid in _descendants(build.pid):
-            peaks[pid] = max(peaks.get(pid, 0), _peak(pid))
-        time.sleep(0.02)
-    assert build.stderr is not None
-    text = build.stderr.read().decode()
-    build.stderr.close()
-    assert build.returncode == 0, text
+    peaks = measured(store, *BASE, str(tmp_path))
     assert len(peaks) > 2, "the worker was never seen"
     assert max(peaks.values()) < LIMIT_KIB, peaks
     imgbuild("reset", "--yes", store=store)
+
+
+def test_ten_gigabytes_of_a_sparse_file(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY big /big\n")
+    with (tmp_path / "big").open("wb") as big:
+        big.truncate(10 << 30)
+    peaks = measured(tmp_path / "store", str(tmp_path))
+    assert max(peaks.values()) < LIMIT_KIB, peaks
+
+
+def test_half_a_million_files(tmp_path: Path) -> None:
+    for number in range(500):
+        folder = tmp_path / f"context/src/directory-{number:03}"
+        folder.mkdir(parents=True)
+        at = os.open(folder, os.O_RDONLY)
+        for name in range(1000):
+            os.mknod(f"file-{name:03}.js", dir_fd=at)
+        os.close(at)
+    # The second and third look into the index of the first layer, the last reads all of it.
+    (tmp_path / "context/Dockerfile").write_text(
+        "FROM scratch AS one\nCOPY src /src\nCOPY Dockerfile /src/directory-250/\n"
+        "WORKDIR /src/directory-499/new\nFROM scratch\nCOPY --from=one /src /dest\n"
+    )
+    peaks = measured(tmp_path / "store", str(tmp_path / "context"))
+    assert max(peaks.values()) < LIMIT_KIB, peaks
+    again = measured(tmp_path / "store", str(tmp_path / "context"))
+    assert max(again.values()) < LIMIT_KIB, again

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from imgbuild.build.bases import Bases, Lookup, directory_contexts
 from imgbuild.build.context import open_context
 from imgbuild.build.engine import BuildInputs, Built, build_image, open_contexts
 from imgbuild.build.platforms import host_platform
+from imgbuild.build.remotes import Remotes
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import UnreachableError
@@ -20,6 +22,7 @@ from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import Reference
+from imgbuild.options import ArchiveLimits
 from imgbuild.plan.planner import PlanOptions, make_plan
 from imgbuild.store.store import Store
 
@@ -28,6 +31,10 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def no_pull(reference: Reference, _platform: Platform) -> Descriptor:
     raise UnreachableError(f"no registry in this test: {reference}")
+
+
+def no_remotes() -> Remotes:
+    raise AssertionError("nothing is fetched in this test")
 
 
 def build(
@@ -42,6 +49,8 @@ def build(
     pull: Callable[[Reference, Platform], Descriptor] = no_pull,
     dockerfile_path: Path | None = None,
     platform: Platform | None = None,
+    open_remotes: Callable[[], Remotes] = no_remotes,
+    archive_limits: ArchiveLimits | None = None,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
@@ -65,9 +74,12 @@ def build(
     )
     rootfs = Rootfs(store, SEARCH_PATH)
     fresh = frozenset(bases.fresh)
-    return build_image(
-        plan, BuildInputs(store, rootfs, opener, events, clamp, no_cache, fresh, dockerfile)
+    inputs = BuildInputs(
+        store, rootfs, opener, open_remotes, events, clamp, no_cache, fresh, dockerfile
     )
+    if archive_limits is not None:
+        inputs = replace(inputs, archive_limits=archive_limits)
+    return build_image(plan, inputs)
 
 
 def config(store: Store, built: Built) -> dict[str, Any]:

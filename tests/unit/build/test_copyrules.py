@@ -18,7 +18,7 @@ from imgbuild.build.copyrules import (
     resolve,
     select,
 )
-from imgbuild.build.gathered import Gathered
+from imgbuild.build.gathered import Gathered, Part
 from imgbuild.build.sources import Filters, from_image
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import sort_key
@@ -68,7 +68,7 @@ def outcome(case: dict[str, Any]) -> list[str]:
 
 
 def numbered(sources: list[Source]) -> list[Source]:
-    return Gathered([(view({}), sources)], 0).sources
+    return Gathered([Part(view({}), sources)], 0).sources
 
 
 def test_there_are_cases() -> None:

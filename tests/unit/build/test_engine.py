@@ -243,7 +243,7 @@ from tests.unit.build.building import build
 with Store.open(Path({str(tmp_path / "s")!r})) as store, store.build_lock():
     steps = build(store, Path({str(files)!r}), {DOCKERFILE!r}).steps
 print([s.verdict for s in steps])
-names = "ctypes ssl requests cryptography rich isal zstandard elftools imgbuild.layer.tarwrite imgbuild.sandbox.session"
+names = "ctypes ssl requests cryptography rich isal zstandard elftools subprocess imgbuild.layer.tarwrite imgbuild.sandbox.session"
 print([n for n in names.split() if n in sys.modules])
 """
     root = Path(__file__).parents[3]

@@ -10,8 +10,8 @@ import pytest
 
 from imgbuild.build.context import ContextTree
 from imgbuild.build.filereader import TreeReader, read_xattrs
-from imgbuild.build.gathered import Gathered
-from imgbuild.build.sources import from_context, from_image
+from imgbuild.build.gathered import Gathered, Part
+from imgbuild.build.sources import close, from_context, from_image
 from imgbuild.errors import ContextError
 from imgbuild.layer.xattrs import CAPABILITY
 from imgbuild.store.filememo import FileKey
@@ -38,11 +38,11 @@ class Memo:
 @contextmanager
 def gathered(context: Path, *patterns: str) -> Iterator[Gathered]:
     with ContextTree(context) as tree:
-        found = Gathered([(tree, from_context(tree, patterns or (".",), SCRATCH))], 0)
+        sources = from_context(tree, patterns or (".",), SCRATCH)
         try:
-            yield found
+            yield Gathered([Part(tree, sources)], 0)
         finally:
-            found.close()
+            close(sources)
 
 
 def digest(context: Path, *patterns: str, memo: Memo | None = None) -> str:
@@ -53,7 +53,7 @@ def digest(context: Path, *patterns: str, memo: Memo | None = None) -> str:
 
 def image_digest(spec: Mapping[str, Any]) -> str:
     tree = view(spec)
-    return Gathered([(tree, from_image(tree, ["d"], SCRATCH))], 0).digest()
+    return Gathered([Part(tree, from_image(tree, ["d"], SCRATCH))], 0).digest()
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_an_excluded_source_says_why(files: Path) -> None:
         pytest.raises(ContextError, match='"/f": not found') as caught,
     ):
         from_context(tree, ["f"], SCRATCH)
-    assert caught.value.hint == "/f is there, but .dockerignore excludes it"
+    assert caught.value.hint == "/f is there, but .dockerignore excludes it (line 1: f)"
     with open_context(files) as tree, pytest.raises(ContextError) as caught:
         from_context(tree, ["nope"], SCRATCH)
     assert str(files) in (caught.value.hint or "")

@@ -10,7 +10,7 @@ from imgbuild import api
 from imgbuild.cli import arguments, environment, images_commands
 from imgbuild.cli.main import COMMANDS, CommandTable, command_line, main
 from imgbuild.errors import StepFailedError, UsageError
-from imgbuild.options import BuildOptions, Output
+from imgbuild.options import ArchiveLimits, BuildOptions, Output
 from tests.support.command import imgbuild
 
 
@@ -47,7 +47,8 @@ def test_bad_output_is_refused(text: str) -> None:
 def fields(**given: object) -> dict[str, object]:
     """The fields of a build with these flags and no others."""
     flags: dict[str, Any] = {
-        "build_args": (), "build_contexts": (), "labels": (), "timestamp": None, **given
+        "build_args": (), "build_contexts": (), "labels": (), "timestamp": None,
+        "secrets": (), "ssh": (), "download_limit": None, **given
     }  # fmt: skip
     return arguments.build_fields(context=Path(), dockerfile=None, **flags)
 
@@ -163,10 +164,36 @@ def test_every_build_option_has_a_flag_or_is_library_only() -> None:
     build = command_line.get_command(None, "build")  # type: ignore[arg-type]
     assert build is not None
     flags = {parameter.name for parameter in build.params}
-    renamed = {"source_date_epoch": "timestamp"}
+    renamed = {"source_date_epoch": "timestamp", "archive_limits": "add_limit_size"}
     library_only = {"registry", "search_path"}
     for field in BuildOptions.__dataclass_fields__:
         assert renamed.get(field, field) in flags or field in library_only, field
+
+
+def test_limits_of_archives_are_read() -> None:
+    limits = arguments.archive_limits(add_limit_size="1.5m", add_limit_entries=3, add_limit_ratio=0)
+    assert limits == ArchiveLimits(3, 3 << 19, 0)
+    for text in ("", "x", "-1", "1q"):
+        with pytest.raises(UsageError, match="invalid --add-limit-size"):
+            arguments.archive_limits(add_limit_size=text, add_limit_entries=1, add_limit_ratio=1)
+
+
+def test_limits_of_archives_default_to_those_of_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[BuildOptions] = []
+
+    def note(options: BuildOptions, **_: object) -> None:
+        seen.append(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(api, "build", note)
+    assert main(["build", str(tmp_path)]) == 2
+    assert main(["build", "--add-limit-entries=5", str(tmp_path)]) == 2
+    assert [options.archive_limits for options in seen] == [
+        ArchiveLimits(),
+        ArchiveLimits(entries=5),
+    ]
 
 
 @pytest.mark.parametrize("path", [".", "..", "./does-not-exist", "/does/not/exist"])

@@ -24,6 +24,12 @@ def test_an_error_shows_where_what_and_what_next() -> None:
     ]
 
 
+def test_an_excerpt_shows_no_password() -> None:
+    source = "FROM base\nADD https://user:pass@h/x /\n"
+    text = report.render(DockerfileError("went wrong", span=Span("D", 2, 2), source=source))
+    assert ">>> ADD https://xxxxx:xxxxx@h/x /" in text
+
+
 def test_a_failed_step_shows_its_last_lines_and_no_control_sequences() -> None:
     output = b"".join(b"line %d\n" % n for n in range(40)) + b"\x1b[2Jlast"
     error = StepFailedError("failed", status=1, output=output)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuild.dockerfile.ignore import IgnoreMatcher, parse_ignore
+from imgbuild.dockerfile.ignore import IgnoreLine, IgnoreMatcher, parse_ignore, parse_lines
 from imgbuild.errors import ContextError
 
 CASES = Path(__file__).resolve().parents[3] / "testdata" / "ignore" / "cases.txt"
@@ -92,7 +92,14 @@ def test_classes_are_text() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", ["*a*a*a*a*a*a*a*a*b", "**/*a*a*a*a*a*b/c", "?*?*?*?*?*?*b", "**/**/**/**/b"]
+    "pattern",
+    [
+        "*a*a*a*a*a*a*a*a*b",
+        "**/*a*a*a*a*a*b/c",
+        "?*?*?*?*?*?*b",
+        "**/**/**/**/b",
+        "*[a]*[a]*[a]*[a]*[a]*b",
+    ],
 )
 def test_hostile_patterns_end(pattern: str) -> None:
     matcher = IgnoreMatcher([pattern, f"!{pattern}"])
@@ -100,7 +107,9 @@ def test_hostile_patterns_end(pattern: str) -> None:
     assert not matcher.matches("/".join(["a" * 20] * 40))
 
 
-@pytest.mark.parametrize("pattern", ["**/a/" * 40 + "b", "**/" * 40 + "b", "**/a*/" * 40 + "b"])
+@pytest.mark.parametrize(
+    "pattern", ["**/a/" * 40 + "b", "**/" * 40 + "b", "**/a*/" * 40 + "b", "**/[a]/" * 40 + "b"]
+)
 def test_deep_paths_and_many_stars_take_no_time(pattern: str) -> None:
     path = "/".join([*["a"] * 200, "b", *["a"] * 200])
     matcher = IgnoreMatcher([pattern])
@@ -147,3 +156,21 @@ def test_the_order_of_questions_does_not_matter(patterns: list[str], tree: list[
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(ContextError):
         IgnoreMatcher(parse_ignore(text)).matches("a/b")
+
+
+def test_lines_are_kept() -> None:
+    lines = parse_lines("\ufeff# x\n\n /a/ \r\n!./b/../c\n")
+    assert lines == (IgnoreLine(3, "/a/", "a"), IgnoreLine(4, "!./b/../c", "!c"))
+
+
+def test_decisions_name_the_last_line_of_those_that_match() -> None:
+    matcher = IgnoreMatcher.read("*.log\n**/x.*\n!keep\nx.log\n")
+    assert matcher is not None
+    assert matcher.decide("x.log/y") == (True, IgnoreLine(2, "**/x.*", "**/x.*"), "x.log")
+    assert matcher.decide(b"y.md") == (False, None, "")
+    assert matcher.decide("") == (False, None, "")
+    assert IgnoreMatcher.read("# nothing\n") is None
+
+
+def test_a_decision_without_a_file_has_no_number() -> None:
+    assert IgnoreMatcher(["a", "b"]).decide("b").line == IgnoreLine(0, "b", "b")

@@ -62,7 +62,7 @@ def test_every_truncation_is_refused() -> None:
 
 
 def test_another_version_is_refused() -> None:
-    data = written([]).replace(b":1}", b":999}", 1)
+    data = written([]).replace(b":2}", b":999}", 1)
     with pytest.raises(ImageError, match="another version"):
         read_index(io.BytesIO(data), DIFF_ID)
 
@@ -92,4 +92,10 @@ def test_a_damaged_line_is_refused(row: str) -> None:
 
 def test_the_trailer_says_what_the_layer_is() -> None:
     trailer = json.loads(written([Entry(b"a", "file")]).splitlines()[-1])
-    assert trailer == {"diff_id": DIFF_ID, "size": 1024, "entries": 1}
+    assert trailer == {
+        "diff_id": DIFF_ID,
+        "size": 1024,
+        "entries": 1,
+        "plain": True,
+        "whiteouts": 0,
+    }

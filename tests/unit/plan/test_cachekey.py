@@ -19,6 +19,7 @@ from imgbuild.plan.model import (
     RunStep,
     ScratchBase,
     StageSource,
+    UrlSource,
     WorkdirStep,
 )
 from tests.unit.plan.planning import HOST, image, target
@@ -32,7 +33,10 @@ COPY = CopyStep(
 )
 DOCUMENT = Document("EOF", "text")
 FULL_RUN = replace(RUN, script=DOCUMENT)
-FULL_COPY = replace(COPY, documents=(DOCUMENT,), exclude=("x",), link=True, pivots=("a",))
+FULL_COPY = replace(
+    COPY, documents=(DOCUMENT,), exclude=("x",), link=True, pivots=("a",), unpack_fetched=True
+)
+URL = UrlSource("https://h/a", "sha256:" + "0" * 64)
 MKDIR = WorkdirStep(SPAN, "[1/1] WORKDIR /w", "WORKDIR /w", "/w", "")
 Step = RunStep | CopyStep | WorkdirStep
 
@@ -97,6 +101,9 @@ def test_which_stage_or_image_files_come_from_shows_in_their_digests_alone() -> 
         (COPY, {"chown": "1"}, "another owner"),
         (COPY, {"chmod": 0}, "a mode of 0 is not no mode"),
         (COPY, {"unpack": True}, "archives are unpacked"),
+        (COPY, {"unpack_fetched": True}, "fetched archives are unpacked"),
+        (COPY, {"sources": (URL,)}, "what is fetched is no path"),
+        (COPY, {"sources": ("url",)}, "a path may be called like a kind"),
         (COPY, {"source": StageSource(0)}, "a context has no owners"),
         (MKDIR, {"path": "/v"}, "another path"),
         (MKDIR, {"user": "1"}, "another owner"),
@@ -104,6 +111,11 @@ def test_which_stage_or_image_files_come_from_shows_in_their_digests_alone() -> 
 )
 def test_other_key(step: Step, change: dict[str, Any], why: str) -> None:
     assert key(replace(step, **change)) != key(step), why
+
+
+def test_where_a_file_is_fetched_from_is_not_in_the_key() -> None:
+    one = replace(COPY, sources=(URL,))
+    assert key(replace(one, sources=(UrlSource("http://mirror/other"),))) == key(one)
 
 
 def test_every_field_of_a_step_is_either_in_the_key_or_known_not_to_be() -> None:

@@ -427,10 +427,6 @@ def test_errors_have_their_place(line: str, message: str) -> None:
         ("RUN --mount=type=bind,target=/x true", "RUN --mount"),
         ("RUN --security=insecure true", "RUN --security=insecure"),
         ("RUN --device=x true", "RUN --device"),
-        ("ADD --checksum=sha256:00 http://h/x b", "ADD of a URL"),
-        ("ADD --keep-git-dir git@h:x b", "ADD of a git repository"),
-        ("ADD https://h/x /", "ADD of a URL"),
-        ("ADD https://h/x.git#main /", "ADD of a git repository"),
     ],
 )
 def test_what_is_not_supported_yet_is_said(line: str, what: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from imgbuild.errors import StoreError, StoreLockedError
 from imgbuild.oci import media_types
+from imgbuild.store.locks import locked
 from imgbuild.store.store import VERSION, Store
 from imgbuild.transfer import copy_image
 from tests.support import validate
@@ -224,6 +225,35 @@ def test_the_first_error_is_not_hidden_by_closing(
         raise RuntimeError("first")
 
 
+def test_staged_folders_of_the_dead_are_removed_whole(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        mine = store.paths.staging / store.session().file_name()
+        left = store.paths.staging / "1.dead-1"
+        for folder in (mine, left):
+            (folder / "sub").mkdir(parents=True)
+            (folder / "sub/file").write_bytes(b"x")
+            (folder / "link").symlink_to(tmp_path / "blobs")
+        Store.open(tmp_path).close()
+        assert (mine / "sub/file").exists()
+        assert not left.exists()
+        assert store.paths.blobs.is_dir()
+
+
+def test_a_lock_lasts_as_long_as_a_process_that_inherits_it(tmp_path: Path) -> None:
+    Store.open(tmp_path).close()
+    path, sessions = tmp_path / "locks/some", tmp_path / "locks/sessions"
+    with locked(path, seconds=0, sessions=sessions) as handle:
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(handle,))
+    with (
+        child,
+        pytest.raises(StoreLockedError),
+        locked(path, seconds=0, sessions=sessions),
+    ):
+        pass
+    with locked(path, seconds=0, sessions=sessions):
+        pass
+
+
 def test_reset_empties_the_store(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         fill(store)
@@ -240,7 +270,10 @@ def test_reset_empties_the_store(tmp_path: Path) -> None:
                 shutil.rmtree(path)
             removed.append("trees")
 
+        (store.paths.mirrors / "key/objects").mkdir(parents=True)
+        (store.paths.mirrors / "key/objects/pack").write_bytes(b"x")
         store.reset(remove_trees)
+        assert not store.paths.mirrors.exists()
         assert removed == ["trees"]
         assert store.names.list() == {}
         assert store.cache.memo("k") is None

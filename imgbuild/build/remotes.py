@@ -1,0 +1,81 @@
+"""What ADD fetches, as trees that can be copied from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
+
+from imgbuild.build.context import ContextTree
+from imgbuild.plan.model import GitSource, RemoteSource, UrlSource
+
+if TYPE_CHECKING:
+    from imgbuild.build.fetch import FetchedFile
+
+# The folder of a fetched file has no other, whatever it is called.
+_ONLY_FILE = "*"
+_EVERYTHING = ""
+
+
+class Opened(NamedTuple):
+    """A tree, and the pattern that selects in it what was fetched.
+
+    With `identity`, the tree is there for this build only; it tells what is in it.
+    """
+
+    tree: ContextTree
+    pattern: str
+    identity: str = ""
+
+
+class Checkout(Protocol):
+    """A repository that was checked out: `commit` is its full name."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def commit(self) -> str: ...
+
+
+class Files(Protocol):
+    """Fetches files; `fetch.UrlFetcher` does."""
+
+    def fetch(self, source: UrlSource) -> "FetchedFile": ...
+    def close(self) -> None: ...
+
+
+class Repositories(Protocol):
+    """Checks repositories out."""
+
+    def checkout(self, source: GitSource) -> Checkout: ...
+    def close(self) -> None: ...
+
+
+class Remotes:
+    """Fetches for one build what ADD names; each port is opened when it is needed. Close it at the end."""
+
+    def __init__(
+        self, open_files: Callable[[], Files], open_repositories: Callable[[], Repositories]
+    ) -> None:
+        self._open_files = open_files
+        self._open_repositories = open_repositories
+        self._files: Files | None = None
+        self._repositories: Repositories | None = None
+
+    def close(self) -> None:
+        for port in (self._files, self._repositories):
+            if port is not None:
+                port.close()
+        self._files = self._repositories = None
+
+    def open(self, source: RemoteSource) -> Opened:
+        """Return what `source` names as a tree, which is to be closed; raise what fetching raises."""
+        match source:
+            case UrlSource():
+                self._files = self._files or self._open_files()
+                return Opened(ContextTree(self._files.fetch(source).folder), _ONLY_FILE)
+            case GitSource():
+                self._repositories = self._repositories or self._open_repositories()
+                found = self._repositories.checkout(source)
+                identity = repr((source, found.commit))
+                return Opened(ContextTree(found.folder), _EVERYTHING, identity)
+            case _:
+                assert_never(source)
