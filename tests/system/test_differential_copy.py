@@ -79,6 +79,20 @@ def _made(case: Case, found: Difference) -> bool:
     )
 
 
+def _socket(case: Case, found: Difference) -> bool:
+    name = found.path.rpartition("/")[2]
+    sockets = {
+        path.rpartition("/")[2] for path, thing in case.context.items() if thing.type == "socket"
+    }
+    ours, theirs = found.ours, found.theirs
+    return (
+        name in sockets
+        and theirs is None
+        and ours is not None
+        and (ours.type, ours.size) == ("file", 0)
+    )
+
+
 def _unpacked_at_link(case: Case, found: Difference) -> bool:
     """Tell whether an archive may have met a link where it has a directory."""
     if not any(one.verb == "ADD" and {"arch", "*"} & set(one.sources) for one in case.instructions):
@@ -106,6 +120,11 @@ KNOWN = (
         "makes directories with 0755 whatever --chmod says; in BuildKit they follow an octal mode: "
         "golden copy-parents-chown-chmod. Nor do they inherit the group of a set-group-ID directory",
         _made,
+    ),
+    Known(
+        "buildah",
+        "leaves sockets out of what it copies; BuildKit makes empty files of them",
+        _socket,
     ),
     Known(
         "docker",
