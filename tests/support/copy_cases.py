@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from tests.support.random_trees import PLAIN_NAMES, Thing, Things, lay, pack, trees
+from tests.support.random_trees import FOLDERS, PLAIN_NAMES, Thing, Things, lay, pack, trees
 
 ACCOUNTS = {
     "etc": Thing("dir", 0o755),
@@ -209,28 +209,14 @@ def _escaped(path: str) -> str:
 
 
 def _dest() -> st.SearchStrategy[str]:
-    names = st.sampled_from(PLAIN_NAMES)
-    path = st.lists(names, min_size=1, max_size=3).map("/".join)
+    folders = st.sampled_from([name for name in PLAIN_NAMES if name in FOLDERS])
+    path = st.lists(folders, min_size=1, max_size=3).map("/".join)
+    fixed = ("/", ".", "./", "/b/../c/", "/new/deep/", "/t1", "/t2/", "/t3/x", "/a.txt", "d", "/.h")
     return st.one_of(
-        st.sampled_from(
-            (
-                "/",
-                ".",
-                "./",
-                "/new/deep/",
-                "/new",
-                "/a/",
-                "/a",
-                "a",
-                "b/",
-                "/b/../c/",
-                "/a/b/new",
-                "/t1",
-                "/t2/",
-                "/t3/x",
-            )
-        ),  # fmt: skip
-        path.map("/{}".format),
-        path.map("/{}/".format),
+        st.sampled_from(fixed),
         path,
+        path.map("{}/".format),
+        path.map("/{}/".format),
+        path.map("/{}/new".format),
+        path.map("{}/a.txt".format),
     )

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 PLAIN_NAMES = ("a", "b", "c", "d", "a.txt", "b.txt", ".h")
 ODD_NAMES = ("é", "x y", "s*r", "b[a", "k\\a", "n" * 120, "\udcff")
 NAMES = (*PLAIN_NAMES, *ODD_NAMES)
+# Mostly those of directories: where a file and a directory meet, a build ends.
+FOLDERS = frozenset(("a", "b", "c", "x y", "k\\a", "n" * 120))
 FILE_MODES = (0o644, 0o644, 0o755, 0o600, 0o4755, 0o2755, 0o1644, 0o444, 0o7777, 0o664)
 DIR_MODES = (0o755, 0o755, 0o700, 0o1777, 0o2755, 0o777, 0o555, 0o6755)
 LINKS = ("a", "b", "c", "d", "../a", "../b", "/a", "/b", "/c/a", "a/b", ".", "..", "/", "nowhere", "/no/where", "../../../c")  # fmt: skip
@@ -70,10 +72,15 @@ def trees(
 ) -> dict[str, Thing]:
     """Draw a tree: by path, directories before what they hold."""
     kinds = st.one_of(files(), files(), directories(), links(), specials("hard", *special))
+    folders = st.sampled_from([name for name in names if name in FOLDERS])
     found: dict[str, Thing] = {}
     for _ in range(draw(st.integers(0, most))):
-        path = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
-        thing = draw(kinds)
+        name = draw(st.sampled_from(names))
+        path = [*draw(st.lists(folders, max_size=2)), name]
+        usual = draw(st.integers(0, 7)) != 5
+        thing = draw(directories() if usual and name in FOLDERS else kinds)
+        if usual and thing.type == "dir" and name not in FOLDERS:
+            continue
         above = ["/".join(path[:end]) for end in range(1, len(path))]
         if any(up in found and found[up].type != "dir" for up in above) or "/".join(path) in found:
             continue
