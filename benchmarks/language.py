@@ -81,7 +81,7 @@ def main() -> int:
     parsed, linter = read()
 
     def plan() -> BuildPlan:
-        return make_plan(parsed, plan_options, resolve, plan_checks(linter, Path(), None))
+        return make_plan(parsed, plan_options, resolve, plan_checks(linter, tuple))
 
     built = plan()
     print(f"{text.count(chr(10))} lines, {len(built.stages)} stages needed")

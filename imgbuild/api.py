@@ -3,11 +3,10 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imgbuild.build.homes import registry_options, store_path
 from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
@@ -24,10 +23,10 @@ from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
     from imgbuild.build.calls import Question
+    from imgbuild.build.contexts import Contexts
     from imgbuild.build.engine import BuildInputs
     from imgbuild.build.fetch import Web
     from imgbuild.build.rootfs import Rootfs
-    from imgbuild.build.secrets import Secrets
     from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
     from imgbuild.plan.calls import CheckResult, Outline, Targets
@@ -35,17 +34,19 @@ if TYPE_CHECKING:
     from imgbuild.sandbox.probe import Report
 
 PathLike = str | os.PathLike[str]
+Context = PathLike | BinaryIO | BuildOptions
 
 
 def build(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
 ) -> BuildResult:
     """Build an image and keep it in the store.
 
-    Give a `BuildOptions`, or a context folder and fields of `BuildOptions` by name. Raises an
+    Give a `BuildOptions`, or a context (a folder, a URL or an open file) and fields of
+    `BuildOptions` by name. Raises an
     `ImgbuildError`: `DockerfileError`, `ContextError`, `StepFailedError`, and those of bases,
     registries, the store and the sandbox. Nothing is named before the image is complete; it keeps
     its names when an output or a push fails after that, so that `push` can be tried again.
@@ -57,8 +58,12 @@ def build(
     options, sink = _options(context, fields), events or ignore
     started = time.monotonic()
     check_deliveries(options)
-    with _opened(options.store) as opened, opened.build_lock(), _secrets(options) as secrets:
-        plan, inputs = _prepare(options, opened, sink, secrets)
+    with (
+        _opened(options.store) as opened,
+        opened.build_lock(),
+        _contexts(options, opened, sink) as contexts,
+    ):
+        plan, inputs = _prepare(options, opened, contexts, sink)
         built = build_image(plan, inputs)
         manifest, _ = _manifest(opened, built.descriptor)
         for name in options.tags:
@@ -96,7 +101,7 @@ def parse(text: str | bytes, file: str = "Dockerfile") -> "Dockerfile":
 
 
 def plan(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
@@ -106,12 +111,17 @@ def plan(
     Raises what `build` raises before its first step.
     """
     options = _options(context, fields)
-    with _opened(options.store) as opened, opened.build_lock(), _secrets(options) as secrets:
-        return _prepare(options, opened, events or ignore, secrets)[0]
+    sink = events or ignore
+    with (
+        _opened(options.store) as opened,
+        opened.build_lock(),
+        _contexts(options, opened, sink) as contexts,
+    ):
+        return _prepare(options, opened, contexts, sink)[0]
 
 
 def check(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
@@ -129,7 +139,7 @@ def check(
 
 
 def outline(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
@@ -145,7 +155,7 @@ def outline(
 
 
 def targets(
-    context: PathLike | BuildOptions = ".",
+    context: Context = ".",
     *,
     events: EventSink | None = None,
     **fields: Any,
@@ -157,7 +167,7 @@ def targets(
         return calls.targets(question)
 
 
-def list_context(context: PathLike | BuildOptions = ".", **fields: Any) -> "Iterator[ContextEntry]":
+def list_context(context: Context = ".", **fields: Any) -> "Iterator[ContextEntry]":
     """Yield what a build can read of its context, in the order of a layer: all that is not ignored.
 
     Of the options only `context` and `dockerfile` count: an ignore file may stand beside that.
@@ -169,9 +179,7 @@ def list_context(context: PathLike | BuildOptions = ".", **fields: Any) -> "Iter
         yield from list_sent(tree)
 
 
-def explain_context(
-    path: PathLike, context: PathLike | BuildOptions = ".", **fields: Any
-) -> "ContextVerdict":
+def explain_context(path: PathLike, context: Context = ".", **fields: Any) -> "ContextVerdict":
     """Tell whether a build can read `path` of its context, and which line of an ignore file decides.
 
     `path` is relative to the context. Raises what `list_context` raises.
@@ -304,7 +312,7 @@ def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> 
         return probe(place, search_path or STANDARD_PATH)
 
 
-def _options(context: PathLike | BuildOptions, fields: Mapping[str, Any]) -> BuildOptions:
+def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:
     if isinstance(context, BuildOptions):
         if fields:
             raise UsageError("give a BuildOptions or single options, not both")
@@ -317,7 +325,8 @@ def _options(context: PathLike | BuildOptions, fields: Mapping[str, Any]) -> Bui
         raise UsageError(
             f"unknown build option: {unknown[0]}", hint=f"did you mean {near[0]}?" if near else None
         )
-    return _normalised(BuildOptions(Path(context), **fields))
+    where = os.fspath(context) if isinstance(context, os.PathLike) else context
+    return _normalised(BuildOptions(where, **fields))
 
 
 def _normalised(options: BuildOptions) -> BuildOptions:
@@ -343,20 +352,21 @@ def _platform(text: str | None) -> Platform:
     return host if text is None else parse_platform(text, host)
 
 
+def _contexts(
+    options: BuildOptions, store: Store, events: EventSink
+) -> "AbstractContextManager[Contexts]":
+    from imgbuild.build.contexts import open_contexts
+
+    return open_contexts(options, store, partial(_web, options.registry, events))
+
+
 def _prepare(
-    options: BuildOptions, store: Store, events: EventSink, secrets: "Secrets"
+    options: BuildOptions, store: Store, contexts: "Contexts", events: EventSink
 ) -> "tuple[BuildPlan, BuildInputs]":
-    from imgbuild.build.prepare import Lent, prepare
+    from imgbuild.build.prepare import prepare
 
     fetch = partial(_fetch, store, options=options.registry, events=events)
-    lent = Lent(secrets, partial(_web, options.registry, events))
-    return prepare(options, store, fetch, events, _build_proxies(options, events), lent)
-
-
-def _secrets(options: BuildOptions) -> "Secrets":
-    from imgbuild.build.secrets import Secrets
-
-    return Secrets(options.secrets, options.ssh, options.search_path)
+    return prepare(options, store, contexts, fetch, events, _build_proxies(options, events))
 
 
 def _web(options: RegistryOptions, events: EventSink) -> "Web":
@@ -367,19 +377,23 @@ def _web(options: RegistryOptions, events: EventSink) -> "Web":
 
 @contextmanager
 def _asked(
-    context: PathLike | BuildOptions, fields: Mapping[str, Any], events: EventSink | None
+    context: Context, fields: Mapping[str, Any], events: EventSink | None
 ) -> "Iterator[Question]":
     """Open what a call needs; no layer of a base is fetched."""
     from imgbuild.build.bases import Lookup
     from imgbuild.build.calls import ask
 
     options, sink = _options(context, fields), events or ignore
-    with _opened(options.store) as opened, opened.build_lock():
+    with (
+        _opened(options.store) as opened,
+        opened.build_lock(),
+        _contexts(options, opened, sink) as found,
+    ):
         fetch = partial(_fetch, opened, options=options.registry, events=sink)
         describe = partial(_describe, options=options.registry, events=sink)
         contexts, path = options.build_contexts, options.search_path
         lookup = Lookup(opened, contexts, fetch, sink, path, options.pull, describe)
-        yield ask(options, lookup, _build_proxies(options, sink))
+        yield ask(options, lookup, _build_proxies(options, sink), found)
 
 
 def _describe(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 NetworkMode = Literal["default", "host", "none"]
 ProgressMode = Literal["auto", "tty", "plain", "quiet"]
@@ -75,17 +75,18 @@ class ArchiveLimits:
 class BuildOptions:
     """Everything a build can be told.
 
-    `dockerfile` defaults to `Dockerfile` (then `dockerfile`) in the context. `build_contexts`
-    maps a name of FROM or COPY --from to a source (`oci-layout://`, `docker-image://`,
-    `host://`, a directory). `source_date_epoch` clamps newer times of what the build makes,
+    `context` is a folder, the text of a URL or git repository, or an open file with a tar or a
+    Dockerfile. `dockerfile` is a path, a URL or an open file; it defaults to `Dockerfile` (then
+    `dockerfile`) in the context. `build_contexts` maps a name of FROM or COPY --from to a source
+    (`oci-layout://`, `docker-image://`, `host://`, a directory, a URL or a git repository). `source_date_epoch` clamps newer times of what the build makes,
     in seconds since 1970, and is the build argument SOURCE_DATE_EPOCH unless `build_args` has
-    one. `search_path` is where `host://` looks for programs. `archive_limits` are for archives that
-    ADD unpacks. `secrets` and `ssh` are lent to ADD of URLs and repositories and to RUN; they are
-    never part of what is built. `download_limit` is the largest file that ADD fetches, in bytes.
+    one. `search_path` is where `host://` looks for programs. `secrets` and `ssh` are lent to ADD
+    of URLs and repositories and to RUN; they are never part of what is built. `download_limit`
+    is the largest file that ADD fetches, in bytes.
     """
 
-    context: Path
-    dockerfile: Path | None = None
+    context: Path | str | BinaryIO
+    dockerfile: Path | str | BinaryIO | None = None
     tags: tuple[str, ...] = ()
     build_args: Mapping[str, str] = field(default_factory=dict)
     build_contexts: Mapping[str, str] = field(default_factory=dict)

@@ -5,15 +5,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from imgbuild.build.copyrules import Source, show
 from imgbuild.build.listing import Item, from_entry
 from imgbuild.errors import ContextError, ImageError
 from imgbuild.layer.decompress import LARGEST_WINDOW, open_uncompressed
 from imgbuild.layer.entry import Entry
+from imgbuild.layer.stream import Readable
 from imgbuild.options import ArchiveLimits
 from imgbuild.store.failure import store_error
+
+if TYPE_CHECKING:
+    from imgbuild.layer.tarread import Limits
 
 _CHUNK = 1 << 20
 _MAGIC_BZIP2 = b"BZh"
@@ -21,8 +25,6 @@ _MAGIC_XZ = b"\xfd7zXZ\0"
 _MAGIC_GZIP = b"\x1f\x8b"
 _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
-# Of memory to tell what damaged xz data begins with (bytes).
-_WINDOW = 128 << 20
 # What is packed well is only suspicious once it is large (bytes).
 _RATIO_FROM = 1 << 30
 # Names of members are held in memory (bytes).
@@ -91,17 +93,16 @@ def unpack(
     Raises `ContextError` for an archive that is damaged, tries to leave its directory or is past
     `limits`, `DiskFullError` when there is no room for it.
     """
-    from imgbuild.layer.tarread import Limits, scan
+    from imgbuild.layer.tarread import scan
 
     file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by the archive
     try:
         if not _decompress(stream, file, limits):
             file.close()
             return None
-        members = _Members(limits)
+        members = Members(limits)
         file.seek(0)
-        # Members are counted as they are kept: what is none takes a block.
-        scan(file, members.add, Limits(entries=limits.size // _BLOCK + 1, total=limits.size))
+        scan(file, members.add, tar_limits(limits))
         return UnpackedArchive(file, members.entries)
     except BaseException as error:
         # What could not be written is tried again when the file is closed.
@@ -115,7 +116,7 @@ def unpack(
         raise
 
 
-class _Members:
+class Members:
     """Collects the members of an archive within limits; raises `ImageError`."""
 
     def __init__(self, limits: ArchiveLimits) -> None:
@@ -136,10 +137,10 @@ class _Members:
         self.entries.append(entry)
 
 
-class _Counted:
+class Counted:
     """A stream that tells how much was read of it."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
         self.count = 0
 
@@ -154,7 +155,7 @@ def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool
 
     What cannot be decompressed as far as to the end of a header is no archive, as in BuildKit.
     """
-    packed = _Counted(stream)
+    packed = Counted(stream)
     plain = open_uncompressed(packed, "archive")
     head = b""
     try:
@@ -169,13 +170,14 @@ def _decompress(stream: BinaryIO, out: IO[bytes], limits: ArchiveLimits) -> bool
     written, chunk = 0, head
     while chunk:
         written += len(chunk)
-        _check_size(written, packed.count, limits)
+        check_size(written, packed.count, limits)
         out.write(chunk)
         chunk = plain.read(_CHUNK)
     return True
 
 
-def _check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
+def check_size(written: int, packed: int, limits: ArchiveLimits) -> None:
+    """Raise `ImageError` for an archive of `packed` bytes that is too large unpacked so far."""
     if written > limits.size:
         raise _past(f"unpacked it is larger than {limits.size} bytes", "size")
     if limits.ratio and written > max(_RATIO_FROM, limits.ratio * packed):
@@ -217,6 +219,14 @@ def _zstd_window(data: bytes) -> int:
         return zstandard.get_frame_parameters(data).window_size
     except zstandard.ZstdError:
         return 0
+
+
+def tar_limits(limits: ArchiveLimits) -> "Limits":
+    """Return what reading a tar may cost at most; members are counted as they are kept."""
+    from imgbuild.layer.tarread import Limits
+
+    # What is no member takes a block.
+    return Limits(entries=limits.size // _BLOCK + 1, total=limits.size)
 
 
 def _past(what: str, limit: str) -> ImageError:

@@ -1,30 +1,24 @@
 """Where FROM and COPY --from find images: --build-context, the local store, a registry."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 from imgbuild.build.images import for_platform, load_image
+from imgbuild.build.places import HOST, IMAGE, LAYOUT
 from imgbuild.build.platforms import host_platform
-from imgbuild.errors import ImageError, NameNotFoundError, UsageError
+from imgbuild.errors import ImageError, NameNotFoundError
 from imgbuild.events import EventSink, Notice
 from imgbuild.oci.codec import descriptor_from_json, descriptor_to_json
-from imgbuild.oci.config import ImageConfig
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.manifest import Manifest, parse_manifest
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import Reference, parse_reference
+from imgbuild.plan.fold import scratch_config
 from imgbuild.plan.model import BaseImage
 from imgbuild.store.store import Store
 from imgbuild.transfer import copy_image
-
-_LAYOUT = "oci-layout://"
-_IMAGE = "docker-image://"
-_HOST = "host://"
-_KNOWN = (_LAYOUT, _IMAGE, _HOST)
 
 Pull = Callable[[Reference, Platform], Descriptor]
 Describe = Callable[[str, Reference, Platform], BaseImage]
@@ -45,26 +39,6 @@ class Lookup(NamedTuple):
     search_path: str
     always_pull: bool = False
     describe: Describe | None = None
-
-
-def directory_contexts(contexts: Mapping[str, str]) -> dict[str, Path]:
-    """Return the named contexts that are directories; raise `UsageError` for what is nothing known."""
-    found = {}
-    for name, value in contexts.items():
-        if value.startswith(_KNOWN):
-            continue
-        if "://" in value:
-            raise UsageError(
-                f"--build-context {name}={value}: this kind of source is not supported yet",
-                hint=f"give {', '.join(_KNOWN)} or a directory",
-            )
-        if not os.path.isdir(value):
-            raise UsageError(
-                f"--build-context {name}={value}: no such directory",
-                hint=f"give {', '.join(_KNOWN)} or a directory",
-            )
-        found[name] = Path(value)
-    return found
 
 
 class Bases:
@@ -88,17 +62,17 @@ class Bases:
 
     def _resolve(self, name: str, platform: Platform) -> BaseImage:
         context = self._lookup.contexts.get(name, "")
-        if context.startswith(_LAYOUT):
+        if context.startswith(LAYOUT):
             return self._from_layout(name, context, platform)
-        if context.startswith(_IMAGE):
-            return self._by_name(name, context.removeprefix(_IMAGE), platform)
-        if context.startswith(_HOST):
-            return self._from_host(name, context.removeprefix(_HOST), platform)
+        if context.startswith(IMAGE):
+            return self._by_name(name, context.removeprefix(IMAGE), platform)
+        if context.startswith(HOST):
+            return self._from_host(name, context.removeprefix(HOST), platform)
         return self._by_name(name, name, platform)
 
     def _by_name(self, name: str, text: str, platform: Platform) -> BaseImage:
         if text == "scratch":
-            return BaseImage(name, None, ImageConfig(platform), ())
+            return BaseImage(name, None, scratch_config(platform), ())
         reference = parse_reference(text)
         store = self._lookup.store
         # What a digest names is the same everywhere.

@@ -4,13 +4,13 @@ Of base images that are not in the store, only the configs are fetched, and noth
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from imgbuild.build.bases import Bases, Lookup
 from imgbuild.build.checking import parse_checked, plan_checks
-from imgbuild.build.places import check_context
-from imgbuild.build.prepare import plan_options, read_dockerfile
+from imgbuild.build.contexts import Contexts
+from imgbuild.build.definition import Definition
+from imgbuild.build.prepare import plan_options
 from imgbuild.dockerfile.instructions import Dockerfile
 from imgbuild.dockerfile.lint import Linter
 from imgbuild.errors import (
@@ -29,20 +29,20 @@ from imgbuild.plan.watch import Watch
 
 
 class Question(NamedTuple):
-    """What a call is about, and where its Dockerfile is looked for and its bases."""
+    """What a call is about, and where its bases are looked for."""
 
     options: BuildOptions
     lookup: Lookup
     proxies: Mapping[str, str]
-    name: str
-    data: bytes
-    place: Path | None
+    contexts: Contexts
+    definition: Definition
 
 
-def ask(options: BuildOptions, lookup: Lookup, proxies: Mapping[str, str]) -> Question:
-    """Read the Dockerfile that a call is about; raise `ContextError` or `UsageError`."""
-    check_context(options.context)
-    return Question(options, lookup, proxies, *read_dockerfile(options))
+def ask(
+    options: BuildOptions, lookup: Lookup, proxies: Mapping[str, str], contexts: Contexts
+) -> Question:
+    """Read the Dockerfile that a call is about; raise what `Contexts.definition` raises."""
+    return Question(options, lookup, proxies, contexts, contexts.definition())
 
 
 def check(question: Question) -> CheckResult:
@@ -63,32 +63,34 @@ def check(question: Question) -> CheckResult:
     try:
         dockerfile, linter = _parse(question, collect)
         watch = plan_checks(
-            linter, options.context, question.place, all_stages=not options.target, dry=True
+            linter, question.contexts.ignored, all_stages=not options.target, dry=True
         )
         _dry_plan(question, dockerfile, watch)
         linter.finish()
     except (DockerfileError, ImageError, RegistryError, NameNotFoundError) as problem:
         error = problem
-    path = str(question.place or question.name)
-    return CheckResult(tuple(warnings), error, question.name, path, question.data)
+    name, data, place = question.definition
+    return CheckResult(tuple(warnings), error, name, str(place or name), data)
 
 
 def outline(question: Question) -> Outline:
     """Return what can be given to a build of the target; raise what the build would raise."""
     dockerfile, _ = _parse(question, ignore)
     watch = OutlineWatch()
-    return watch.outline(_dry_plan(question, dockerfile, watch), question.data)
+    return watch.outline(_dry_plan(question, dockerfile, watch), question.definition.data)
 
 
 def targets(question: Question) -> Targets:
     """Return the stages that can be built; raise `DockerfileError`."""
-    return list_targets(_parse(question, ignore)[0], question.data)
+    return list_targets(_parse(question, ignore)[0], question.definition.data)
 
 
 def _parse(question: Question, events: EventSink) -> tuple[Dockerfile, Linter]:
-    return parse_checked(question.data, question.name, question.options.build_args, events)
+    name, data, _ = question.definition
+    return parse_checked(data, name, question.options.build_args, events)
 
 
 def _dry_plan(question: Question, dockerfile: Dockerfile, watch: Watch) -> BuildPlan:
     options = plan_options(question.options, question.proxies)
-    return make_plan(dockerfile, options, Bases(question.lookup).resolve, watch)
+    resolve = Bases(question.lookup).resolve
+    return make_plan(dockerfile, options, resolve, watch, question.contexts)

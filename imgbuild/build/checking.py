@@ -1,10 +1,7 @@
 """Parse a Dockerfile and start its build checks: what was found before an error is told as well."""
 
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from imgbuild.build.context import read_ignore_file
 from imgbuild.dockerfile.frontend import ARGUMENT as BUILDKIT_SYNTAX
 from imgbuild.dockerfile.frontend import refuse_foreign_frontend
 from imgbuild.dockerfile.instructions import Dockerfile
@@ -36,21 +33,10 @@ def parse_checked(
 
 def plan_checks(
     linter: Linter,
-    context: Path,
-    place: Path | None,
+    ignored: Callable[[], tuple[str, ...]],
     *,
     all_stages: bool = False,
     dry: bool = False,
 ) -> PlanLint:
-    """Return what checks a plan; `place` is where the Dockerfile is (None: standard input)."""
-    read = partial(_ignored_patterns, context, place)
-    return PlanLint(linter, read, all_stages=all_stages, dry=dry)
-
-
-def _ignored_patterns(context: Path, place: Path | None) -> tuple[str, ...]:
-    found = read_ignore_file(context, place)
-    if found is None:
-        return ()
-    from imgbuild.dockerfile.ignore import parse_ignore
-
-    return parse_ignore(found[0])
+    """Return what checks a plan; `ignored` reads the patterns of the context's ignore file."""
+    return PlanLint(linter, ignored, all_stages=all_stages, dry=dry)

@@ -90,13 +90,19 @@ class _Frame(NamedTuple):
 
 
 class ContextTree:
-    """The tree below `root`; close it when done.
+    """The tree below `root`, which errors call `where`; close it when done.
+
+    `identity` stands for the content of a tree that was made anew for this build.
 
     Raises `UsageError` when `root` is no directory, `ContextError` for what cannot be read.
     """
 
-    def __init__(self, root: Path, ignore: Ignore | None = None, ignore_name: str = "") -> None:
+    def __init__(
+        self, root: Path, ignore: Ignore | None = None, ignore_name: str = "", where: str = ""
+    ) -> None:
         self.root = root
+        self.where = where or f"the build context, {root}"
+        self.identity = ""
         self._ignore = ignore
         self._ignore_name = ignore_name or ".dockerignore"
         self._items: dict[ImagePath, Item | None] = {}
@@ -460,6 +466,16 @@ def _open_ignore(path: Path) -> int | None:
         return None
     finally:
         os.close(folder)
+
+
+def ignored_patterns(context: Path, dockerfile: Path | None = None) -> tuple[str, ...]:
+    """Return the patterns of the ignore file, none where there is none; raise `ContextError`."""
+    found = read_ignore_file(context, dockerfile)
+    if found is None:
+        return ()
+    from imgbuild.dockerfile.ignore import parse_ignore
+
+    return parse_ignore(found[0])
 
 
 def open_context(root: Path, dockerfile: Path | None = None) -> ContextTree:

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from imgbuild.build.context import ContextTree
+from imgbuild.build.contexts import Tree
 from imgbuild.build.gathered import Gathered, Part
 from imgbuild.build.sources import Filters, close, from_context, from_image
 from imgbuild.build.stack import LayerStack
@@ -28,8 +29,8 @@ class Place(NamedTuple):
 
     store: Store
     stack: LayerStack
-    context: Callable[[], ContextTree]
-    remotes: Callable[[], "Remotes"]
+    context: Callable[[], Tree]
+    remotes: "Remotes"
     clamp: int | None
     no_cache: bool
     limits: ArchiveLimits = ArchiveLimits()
@@ -57,8 +58,9 @@ class CopyWork:
         step = self._step
         # Several trees are not read ahead.
         local = all(isinstance(source, str) for source in step.sources)
-        if isinstance(step.source, ContextSource) and local:
-            self._place.context().expect_reading()
+        tree = self._place.context() if isinstance(step.source, ContextSource) and local else None
+        if isinstance(tree, ContextTree):
+            tree.expect_reading()
 
     def _known_digest(self) -> Digest | None:
         """Return the digest of the sources if that needs no file to be read.
@@ -126,14 +128,18 @@ class CopyWork:
         step, place = self._step, self._place
         scratch, filters = place.store.paths.staging, Filters(step.exclude, step.pivots)
         if not isinstance(source, tuple):
-            fetched = place.remotes().open(source)
+            fetched = place.remotes.open(source)
             self._open.callback(fetched.tree.close)
             found = from_context(fetched.tree, [fetched.pattern], scratch, filters)
             unpack = isinstance(source, UrlSource) and step.unpack_fetched
             part = Part(fetched.tree, found, unpack, fetched.identity)
         elif isinstance(step.source, ContextSource):
             tree = place.context()
-            part = Part(tree, from_context(tree, source, scratch, filters), step.unpack)
+            if isinstance(tree, ContextTree):
+                found = from_context(tree, source, scratch, filters)
+                part = Part(tree, found, step.unpack, tree.identity)
+            else:
+                part = Part(tree, from_image(tree, source, scratch, filters), step.unpack)
         else:
             view = self._open.enter_context(place.stack.view(self._layers))
             part = Part(view, from_image(view, source, scratch, filters), step.unpack)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from imgbuild.build.finish import history_entry, timestamp, write_image
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
-from imgbuild.errors import ContextError, ImgbuildError
+from imgbuild.errors import ImgbuildError
 from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
@@ -37,7 +37,7 @@ from imgbuild.store.store import Store
 if TYPE_CHECKING:
     from imgbuild.build.accounts import Accounts
     from imgbuild.build.commit import LayerMaker
-    from imgbuild.build.context import ContextTree
+    from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
     from imgbuild.build.remotes import Remotes
     from imgbuild.snapshot.roots import Roots
@@ -50,15 +50,14 @@ class BuildInputs:
     """What a build is made of beside its plan.
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
-    engine closes it. `open_remotes` is asked for what fetches for ADD, which the engine closes
-    as well. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
+    engine closes it. `remotes` fetches for ADD. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
     base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
     """
 
     store: Store
     rootfs: Rootfs
-    open_context: Callable[[str], "ContextTree"]
-    open_remotes: Callable[[], "Remotes"]
+    open_context: Callable[[str], "Tree"]
+    remotes: "Remotes"
     events: EventSink
     clamp: int | None = None
     no_cache: bool = False
@@ -115,9 +114,8 @@ class _Engine:
         self._stack = stack
         self._done: dict[int, _Progress] = {}
         self._outcomes: list[StepOutcome] = []
-        self._contexts: dict[str, ContextTree] = {}
+        self._contexts: dict[str, Tree] = {}
         self._opened: Roots | None = None
-        self._fetching: Remotes | None = None
 
     def build(self) -> Built:
         plan = self._plan
@@ -305,7 +303,7 @@ class _Engine:
             self._store,
             inputs.rootfs.stack,
             context,
-            self._remotes,
+            inputs.remotes,
             inputs.clamp,
             inputs.no_cache,
             inputs.archive_limits,
@@ -353,29 +351,8 @@ class _Engine:
         progress.key = chain(progress.key, "link", {}, {"layer": alone.key})[0]
         return found
 
-    def _remotes(self) -> "Remotes":
-        if self._fetching is None:
-            self._fetching = self._inputs.open_remotes()
-            self._stack.callback(self._fetching.close)
-        return self._fetching
-
-    def _context(self, name: str) -> "ContextTree":
+    def _context(self, name: str) -> "Tree":
         if name not in self._contexts:
             self._contexts[name] = self._inputs.open_context(name)
             self._stack.callback(self._contexts[name].close)
         return self._contexts[name]
-
-
-def open_contexts(
-    main: Callable[[], "ContextTree"], named: Mapping[str, Callable[[], "ContextTree"]]
-) -> Callable[[str], "ContextTree"]:
-    """Return what `BuildInputs.open_context` asks for, over contexts that are opened when asked."""
-
-    def opener(name: str) -> "ContextTree":
-        if not name:
-            return main()
-        if name not in named:
-            raise ContextError(f"no build context is called {name}")
-        return named[name]()
-
-    return opener

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, assert_never
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, assert_never
 
 from imgbuild.build.context import ContextTree
 from imgbuild.plan.model import GitSource, RemoteSource, UrlSource
@@ -27,12 +27,14 @@ class Opened(NamedTuple):
 
 
 class Checkout(Protocol):
-    """A repository that was checked out: `commit` is its full name."""
+    """A repository that was checked out: `commit` is its full name, `commit_time` in seconds since 1970."""
 
     @property
     def folder(self) -> Path: ...
     @property
     def commit(self) -> str: ...
+    @property
+    def commit_time(self) -> int: ...
 
 
 class Files(Protocol):
@@ -60,21 +62,35 @@ class Remotes:
         self._files: Files | None = None
         self._repositories: Repositories | None = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self.close()
+
     def close(self) -> None:
         for port in (self._files, self._repositories):
             if port is not None:
                 port.close()
         self._files = self._repositories = None
 
+    def fetch(self, source: UrlSource) -> "FetchedFile":
+        """Return the file that a URL names; raise what fetching raises."""
+        self._files = self._files or self._open_files()
+        return self._files.fetch(source)
+
+    def checkout(self, source: GitSource) -> Checkout:
+        """Return the files of a repository; raise what fetching raises."""
+        self._repositories = self._repositories or self._open_repositories()
+        return self._repositories.checkout(source)
+
     def open(self, source: RemoteSource) -> Opened:
         """Return what `source` names as a tree, which is to be closed; raise what fetching raises."""
         match source:
             case UrlSource():
-                self._files = self._files or self._open_files()
-                return Opened(ContextTree(self._files.fetch(source).folder), _ONLY_FILE)
+                return Opened(ContextTree(self.fetch(source).folder), _ONLY_FILE)
             case GitSource():
-                self._repositories = self._repositories or self._open_repositories()
-                found = self._repositories.checkout(source)
+                found = self.checkout(source)
                 identity = repr((source, found.commit))
                 return Opened(ContextTree(found.folder), _EVERYTHING, identity)
             case _:

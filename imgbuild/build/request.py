@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from imgbuild.build.places import URL
 from imgbuild.errors import UsageError
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
 from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, SshAgent
@@ -31,8 +32,8 @@ def settled(options: BuildOptions) -> BuildOptions:
     tags = (tags,) if isinstance(tags, str) else tags
     return replace(
         options,
-        context=Path(options.context),
-        dockerfile=_path(options.dockerfile),
+        context=_context(options.context),
+        dockerfile=_dockerfile(options.dockerfile),
         tags=tuple(str(taggable(name)) for name in tags),
         build_args=_texts("build_args", options.build_args),
         build_contexts=_texts(
@@ -98,6 +99,26 @@ def _check_folder(flag: str, path: Path) -> None:
     parent = path.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"{flag}: there is no folder {parent}", hint="make it first")
+
+
+def _context(value: Any) -> Any:
+    """Return a file as it is, and text too: it may be a URL."""
+    return value if isinstance(value, str) or _is_file(value) else Path(value)
+
+
+def _dockerfile(value: Any) -> Any:
+    if value is None or _is_file(value) or str(value).startswith(URL):
+        return value
+    if str(value) == "-":
+        raise UsageError(
+            "the library does not read standard input by itself",
+            hint="give the file as dockerfile: sys.stdin.buffer",
+        )
+    return Path(value)
+
+
+def _is_file(value: Any) -> bool:
+    return callable(getattr(value, "read", None))
 
 
 def _agents(agents: Iterable[SshAgent]) -> tuple[SshAgent, ...]:

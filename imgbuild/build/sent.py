@@ -1,12 +1,15 @@
 """What a build can read of its context, and what decided that: for people who write ignore files."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from imgbuild.build.context import ContextTree, open_context
 from imgbuild.build.copyrules import clean, resolve, show
-from imgbuild.build.places import check_context
-from imgbuild.build.prepare import dockerfile_place
+from imgbuild.build.definition import local_place
+from imgbuild.build.places import main_place
+from imgbuild.errors import UsageError
 from imgbuild.layer.entry import EntryType, ImagePath
 from imgbuild.options import BuildOptions
 
@@ -41,8 +44,15 @@ class ContextVerdict:
 
 def open_sent(options: BuildOptions) -> ContextTree:
     """Open the context of a build; raise `UsageError` or `ContextError`."""
-    check_context(options.context)
-    return open_context(options.context, dockerfile_place(options))
+    context, dockerfile = options.context, options.dockerfile
+    place = main_place(os.fspath(context)) if isinstance(context, str | os.PathLike) else None
+    if not isinstance(place, Path):
+        raise UsageError(
+            "only a folder has an ignore file: other contexts are taken as they are",
+            hint="give the folder whose files COPY may use, usually .",
+        )
+    asked = dockerfile if isinstance(dockerfile, Path) else None
+    return open_context(place, local_place(place, asked) if asked or not dockerfile else None)
 
 
 def list_sent(tree: ContextTree) -> Iterator[ContextEntry]:

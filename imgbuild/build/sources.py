@@ -59,7 +59,7 @@ def from_image(
     """Select and list sources of an image or stage; indexes know all digests."""
     reading = _Reading(
         view,
-        lambda pattern: select(view, fsencode(pattern)),
+        partial(_select, view),
         lambda path, _skip: _below(view, path),
         lambda selected: from_entry(b"", selected.entry),
     )
@@ -185,28 +185,28 @@ def _join(above: bytes, rest: bytes) -> bytes:
     return above + b"/" + rest if above and rest else above or rest
 
 
-def _select(tree: ContextTree, pattern: str) -> list[Selected]:
+def _select(tree: ContextTree | RootView, pattern: str) -> list[Selected]:
     raw = fsencode(pattern)
     try:
         return select(tree, raw)
     except ContextError as error:
-        error.hint = error.hint or _hint(tree, raw)
+        error.hint = error.hint or (_hint(tree, raw) if tree.where else None)
         raise
 
 
-def _hint(tree: ContextTree, raw: bytes) -> str:
+def _hint(tree: ContextTree | RootView, raw: bytes) -> str:
     """Say why nothing in `tree` has the path `raw`."""
     path = clean(raw)
-    if tree.is_ignored(path):
+    if isinstance(tree, ContextTree) and tree.is_ignored(path):
         return f"{show(path)} is there, but {tree.why_ignored(path)}"
     if _climbs(raw):
         return (
-            f"paths cannot leave the build context, {tree.root}: build in a folder further up, or "
+            f"paths cannot leave {tree.where}: build in a folder further up, or "
             "give the other one as --build-context NAME=FOLDER and COPY --from=NAME"
         )
     similar = _similar(tree, path)
     guess = f"; did you mean {show(similar)}?" if similar else ""
-    return f"paths are relative to the build context, {tree.root}{guess}"
+    return f"paths are relative to {tree.where}{guess}"
 
 
 def _climbs(raw: bytes) -> bool:
@@ -219,7 +219,7 @@ def _climbs(raw: bytes) -> bool:
     return False
 
 
-def _similar(tree: ContextTree, path: ImagePath) -> ImagePath | None:
+def _similar(tree: Tree, path: ImagePath) -> ImagePath | None:
     """Return what the first part of `path` that is not there may have meant, with what leads to it."""
     from difflib import get_close_matches
 

@@ -27,7 +27,7 @@ class LayerStack:
     def view(self, layers: Sequence[Layer]) -> RootView:
         """Return the merged view of `layers`, bottom first; nothing is read before it is asked."""
         files = [
-            LayerFiles(layer, partial(self.entries, layer), partial(self.open_raw, layer))
+            LayerFiles(partial(self.entries, layer), partial(self.open_raw, layer))
             for layer in layers
         ]
         return RootView(files, self._store.paths.staging)

@@ -42,8 +42,8 @@ def plan_options(function: F) -> F:
     flags = [
         click.argument(
             "context",
-            metavar="[PATH]",
-            type=click.Path(path_type=Path, readable=False),
+            metavar="[PATH|URL|-]",
+            type=click.Path(path_type=str, readable=False, allow_dash=True),
             default=".",
         ),
         click.option(
@@ -51,8 +51,8 @@ def plan_options(function: F) -> F:
             "--file",
             "dockerfile",
             metavar="PATH",
-            type=click.Path(path_type=Path),
-            help="The Dockerfile (default: Dockerfile in PATH); - is standard input.",
+            type=click.Path(path_type=str),
+            help="The Dockerfile, or its URL (default: Dockerfile in the context); - is standard input.",
         ),
         click.option(
             "--build-arg",
@@ -64,10 +64,10 @@ def plan_options(function: F) -> F:
         click.option(
             "--build-context",
             "build_contexts",
-            metavar="NAME=SOURCE",
+            metavar="NAME[::PLATFORM]=SOURCE",
             multiple=True,
-            help="Name a source for FROM and COPY --from: a directory, oci-layout://PATH[:TAG], "
-            "docker-image://NAME or host://PROGRAM,….",
+            help="Name a source for FROM and COPY --from: a directory, oci-layout://PATH[:TAG][@DIGEST], "
+            "docker-image://NAME, a git repository, an http(s) URL or host://PROGRAM,….",
         ),
         click.option(
             "--label", "labels", metavar="NAME[=VALUE]", multiple=True, help="Label the image."
@@ -134,8 +134,8 @@ def size(text: str, flag: str) -> int:
 
 def build_fields(
     *,
-    context: Path,
-    dockerfile: Path | None,
+    context: str,
+    dockerfile: str | None,
     build_args: tuple[str, ...],
     build_contexts: tuple[str, ...],
     labels: tuple[str, ...],
@@ -151,15 +151,18 @@ def build_fields(
         raise UsageError(
             "--timestamp and --build-arg SOURCE_DATE_EPOCH differ", hint="give one of them"
         )
-    if timestamp is None:
-        epoch = environment.source_date_epoch()
-    else:
+    epoch = environment.source_date_epoch()
+    if timestamp is not None:
         epoch = environment.parse_epoch(timestamp, "--timestamp")
+    elif isinstance(epoch, str):
+        # As buildx: a build finds out what it names.
+        given.setdefault("SOURCE_DATE_EPOCH", epoch)
+        epoch = None
     if download_limit is not None:
         rest["download_limit"] = size(download_limit, "--download-limit")
     return {
-        "context": context,
-        "dockerfile": dockerfile,
+        "context": environment.standard_input() if context == "-" else context,
+        "dockerfile": environment.standard_input() if dockerfile == "-" else dockerfile,
         "build_args": given,
         "build_contexts": pairs(build_contexts, "--build-context", "NAME=SOURCE"),
         # As with docker, a label without a value is an empty one.

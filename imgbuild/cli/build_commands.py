@@ -76,7 +76,11 @@ def build_command(
     add_limit_ratio: int,
     **flags: Any,
 ) -> None:
-    """Build an image from the Dockerfile in PATH."""
+    """Build an image from a Dockerfile and its context.
+
+    The context is a folder, a git repository, an http(s) URL, or - for standard input: a tar that
+    has the Dockerfile, or a Dockerfile alone.
+    """
     from imgbuild import api
     from imgbuild.options import STDOUT, BuildOptions
 

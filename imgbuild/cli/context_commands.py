@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imgbuild.cli import environment
 from imgbuild.cli.text import escaped, size
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def context_command() -> None:
 
 @context_command.command("ls", short_help="List what a build can read, and why.")
 @click.argument(
-    "context", metavar="[PATH]", type=click.Path(path_type=Path, readable=False), default="."
+    "context", metavar="[PATH]", type=click.Path(path_type=str, readable=False), default="."
 )
 @click.option(
     "-f",
@@ -44,18 +45,19 @@ def context_command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls_command(
-    *, context: Path, dockerfile: Path | None, explain: Path | None, as_json: bool
+    *, context: str, dockerfile: Path | None, explain: Path | None, as_json: bool
 ) -> None:
     """List what COPY and ADD can read of the context PATH, which is what its ignore file leaves."""
     from imgbuild import api
 
+    given = environment.standard_input() if str(dockerfile) == "-" else dockerfile
     if explain is not None:
-        verdict = api.explain_context(explain, context, dockerfile=dockerfile)
+        verdict = api.explain_context(explain, context, dockerfile=given)
         click.echo(json.dumps(asdict(verdict), indent=2) if as_json else escaped(verdict.reason))
         if not verdict.sent:
             raise click.exceptions.Exit(1)
         return
-    found = api.list_context(context, dockerfile=dockerfile)
+    found = api.list_context(context, dockerfile=given)
     _print(_json(found) if as_json else _rows(found))
 
 

@@ -1,11 +1,16 @@
 """The only module that reads the process environment; everything else is told."""
 
 import os
+import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from imgbuild.errors import UsageError
 from imgbuild.options import RegistryOptions
+
+_SECONDS = re.compile(r"[0-9]{1,18}")
 
 
 def default_store() -> Path:
@@ -18,15 +23,15 @@ def default_store() -> Path:
     return folder / "imgbuild"
 
 
-def source_date_epoch() -> int | None:
-    """Return `SOURCE_DATE_EPOCH` in seconds, None when unset or empty."""
+def source_date_epoch() -> int | str | None:
+    """Return `SOURCE_DATE_EPOCH` in seconds, or the name of what has the time; None when unset or empty."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return parse_epoch(text) if text else None
+    return int(text) if _SECONDS.fullmatch(text) else text or None
 
 
-def parse_epoch(text: str, name: str = "SOURCE_DATE_EPOCH") -> int:
+def parse_epoch(text: str, name: str) -> int:
     """Read a number of seconds since 1970; raise `UsageError` with BuildKit's words and `name`."""
-    if not text.isascii() or not text.isdigit():
+    if not _SECONDS.fullmatch(text):
         raise UsageError(f"invalid {name}: {text}", hint="give a number of seconds since 1970")
     return int(text)
 
@@ -51,6 +56,13 @@ def _proxies() -> Mapping[str, str]:
         if value:
             found[key] = value
     return found
+
+
+def standard_input() -> BinaryIO:
+    """Return standard input as a file of bytes; raise `UsageError` where it is closed."""
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", hint="send a tar or a Dockerfile to it")
+    return sys.stdin.buffer
 
 
 def search_path() -> str:

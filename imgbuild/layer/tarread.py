@@ -184,12 +184,17 @@ class _Names:
 
 
 def read_tar(
-    stream: Readable, limits: Limits | None = None, *, hashed: bool = True
+    stream: Readable,
+    limits: Limits | None = None,
+    *,
+    hashed: bool = True,
+    markers: bool = True,
 ) -> Iterator[tuple[Entry, Content]]:
     """Yield the entries of an uncompressed tar as they come, and read the stream to its end.
 
     Whiteouts and opaque markers come out as entries of those types; the root itself, which
     many archives hold as `./`, has the path b"". Entries may repeat: the last one counts.
+    Without `markers`, as in an archive that is no layer, such names mean nothing.
     Raises `ImageError` for whatever is wrong with the archive.
     """
     limits = limits or Limits()
@@ -203,7 +208,7 @@ def read_tar(
         count += 1
         if count > limits.entries:
             raise ImageError(f"the archive has more than {limits.entries} entries")
-        entry, size = _entry(header, names.pop(), source.offset, limits)
+        entry, size = _entry(header, names.pop(), source.offset, limits, markers=markers)
         content = Content(source, size, hashed=hashed and size > 0)
         if entry is not None:
             if entry.type == "file" and not size:
@@ -215,9 +220,15 @@ def read_tar(
     source.drain()
 
 
-def scan(stream: Readable, index: Callable[[Entry], object], limits: Limits | None = None) -> None:
+def scan(
+    stream: Readable,
+    index: Callable[[Entry], object],
+    limits: Limits | None = None,
+    *,
+    markers: bool = True,
+) -> None:
     """Give `index` every entry of an uncompressed tar, with the digests of all files."""
-    for entry, content in read_tar(stream, limits):
+    for entry, content in read_tar(stream, limits, markers=markers):
         if entry.type != "file":
             index(entry)
             continue
@@ -255,7 +266,7 @@ def _next_header(source: _Source) -> ustar.Header | None:
 
 
 def _entry(
-    header: ustar.Header, extra: dict[bytes, bytes], offset: int, limits: Limits
+    header: ustar.Header, extra: dict[bytes, bytes], offset: int, limits: Limits, *, markers: bool
 ) -> tuple[Entry | None, int]:
     """Return the entry (None for what says nothing) and the bytes that follow its header."""
     if header.flag == b"V":  # a volume's name
@@ -278,7 +289,7 @@ def _entry(
         size = pax.number(extra[b"size"], "size") if b"size" in extra else header.size
         if offset + size > limits.total:
             raise ImageError(f"the archive says that {path!r} has {size} bytes")
-    marker = whiteouts.read_marker(path)
+    marker = whiteouts.read_marker(path) if markers else None
     if marker is not None:
         if marker.type == "skip":
             return None, size
@@ -297,7 +308,7 @@ def _entry(
         gid,
         pax.seconds(extra[b"mtime"]) if b"mtime" in extra else header.mtime,
         size,
-        _link(kind, path, extra.get(b"linkpath", header.link), limits),
+        _link(kind, path, extra.get(b"linkpath", header.link), limits, markers=markers),
         header.rdev if kind in {"char", "block"} else None,
         _xattrs(extra) if extra else {},
         None,
@@ -326,10 +337,10 @@ def _too_long(part: bytes) -> bool:
     return len(part.removeprefix(whiteouts.PREFIX)) > LONGEST_NAME
 
 
-def _link(kind: _Plain, path: ImagePath, link: bytes, limits: Limits) -> bytes:
+def _link(kind: _Plain, path: ImagePath, link: bytes, limits: Limits, *, markers: bool) -> bytes:
     if kind == "hardlink":
         target = _path(link, limits)
-        if not target or whiteouts.is_reserved(target):
+        if not target or (markers and whiteouts.is_reserved(target)):
             raise ImageError(f"the archive links {path!r} to {link!r}")
         return target
     if kind != "symlink":

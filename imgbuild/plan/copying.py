@@ -3,7 +3,7 @@
 import re
 
 from imgbuild.dockerfile.instructions import Add, Copy
-from imgbuild.errors import ContextError, DockerfileError
+from imgbuild.errors import ContextError, DockerfileError, Span
 from imgbuild.plan.chmod import parse_changes
 from imgbuild.plan.fetching import check_single_source, redacted, remote_source
 from imgbuild.plan.heredocs import copied_documents
@@ -60,6 +60,21 @@ def plan_copy(
         # BuildKit drops it so, too: the layer has the modes of what is below it.
         link=instruction.link and chmod is None,
         pivots=pivots,
+    )
+
+
+def copy_tree(context: str, span: Span, name: str) -> CopyStep:
+    """Return the step that makes an image of the context that FROM names."""
+    return CopyStep(
+        span=span,
+        name=name,
+        created_by=f"FROM {context} # buildkit",
+        source=ContextSource(context),
+        sources=("",),
+        dest="/",
+        chown=None,
+        chmod=None,
+        unpack=False,
     )
 
 

@@ -20,13 +20,12 @@ from imgbuild.dockerfile.suggest import did_you_mean
 from imgbuild.dockerfile.words import expand
 from imgbuild.errors import DockerfileError, ImgbuildError, Span, UsageError
 from imgbuild.oci.platform import Platform, parse_platform
-from imgbuild.oci.reference import parse_reference
+from imgbuild.plan.names import ContextNames
 from imgbuild.plan.options import PlanOptions
 from imgbuild.plan.place import located
 from imgbuild.plan.scope import Arguments
 
 SCRATCH = "scratch"
-_RESERVED = frozenset({SCRATCH, "context"})
 _INDEX = re.compile(r"[+-]?[0-9]{1,9}")
 # Instructions that show as a step of their own.
 _STEPS = (Run, Copy, Add, Workdir)
@@ -50,7 +49,8 @@ class Node:
     """One stage: `base` is the number of the stage it builds on, else `image` names its base.
 
     `context` is the named context that takes the stage's place. `sources` are the stages it
-    copies from, each with the first COPY that does; `label` is its name in progress output.
+    copies from, each with the first COPY that does; `tree` is the context whose files the stage
+    starts with. `label` is its name in progress output.
     """
 
     __slots__ = (
@@ -65,6 +65,7 @@ class Node:
         "span",
         "text",
         "total",
+        "tree",
     )
 
     def __init__(self, index: int, text: StageText, image: str, platform: Platform) -> None:
@@ -79,6 +80,7 @@ class Node:
         self.items = [Item(instruction) for instruction in text.instructions]
         self.sources: dict[int, Span] = {}
         self.total = 0
+        self.tree: str | None = None
 
     def needs(self) -> Iterator[int]:
         """The stages this one is built from."""
@@ -97,8 +99,14 @@ class Node:
 class Graph:
     """All stages of a Dockerfile, in its order."""
 
-    def __init__(self, dockerfile: Dockerfile, arguments: Arguments, options: PlanOptions) -> None:
-        self._contexts = {_context_key(name): name for name in sorted(options.contexts)}
+    def __init__(
+        self,
+        dockerfile: Dockerfile,
+        arguments: Arguments,
+        options: PlanOptions,
+        contexts: ContextNames,
+    ) -> None:
+        self._contexts = contexts
         self._by_name: dict[str, int] = {}
         self._foreign = False
         self.nodes: list[Node] = []
@@ -119,8 +127,8 @@ class Graph:
         node = Node(index, text, image, platform)
         self.nodes.append(node)
         name = text.from_.name
-        if name is not None and name.lower() not in _RESERVED:
-            node.context = self._contexts.get(name.lower())
+        if name is not None:
+            node.context = self._contexts.find(name, platform)
         if node.context is None:
             node.base = self._by_name.get(image)
             own = sum(isinstance(item, _STEPS) for item in text.instructions)
@@ -129,12 +137,6 @@ class Graph:
             node.items, node.total = [], 1
         if name is not None:
             self._by_name[name.lower()] = index
-
-    def context_of(self, name: str) -> str | None:
-        """Return the named context that stands for the image `name`, as it was given."""
-        if not self._contexts or name.lower() in _RESERVED:
-            return None
-        return self._contexts.get(_context_key(name))
 
     def find(self, name: str) -> From:
         """Tell what COPY --from=`name` means; raise `DockerfileError` in BuildKit's words."""
@@ -214,11 +216,3 @@ def _platform(text: str | None, arguments: Arguments, options: PlanOptions) -> P
         raise DockerfileError(
             f"failed to parse platform {text}: {error.message}", hint=error.hint
         ) from None
-
-
-def _context_key(name: str) -> str:
-    """Return how names of contexts compare: as short as docker writes them, `:latest` left out."""
-    try:
-        return parse_reference(name).familiar.removesuffix(":latest")
-    except ImgbuildError:
-        return name.lower()

@@ -13,7 +13,7 @@ class PlanOptions:
 
     `proxies` maps names such as `HTTP_PROXY` to values, and counts as build arguments that
     `build_args` may override. `contexts` are the names given by --build-context;
-    `directory_contexts` are those of them that stand for a directory.
+    `directory_contexts` are those of them that stand for a tree of files, not for an image.
     """
 
     platform: Platform

@@ -5,6 +5,7 @@ Pure: images are resolved by a function that is given; nothing is fetched, read 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from imgbuild.dockerfile.frontend import ARGUMENT as BUILDKIT_SYNTAX
 from imgbuild.dockerfile.frontend import refuse_foreign_frontend
@@ -14,7 +15,7 @@ from imgbuild.errors import DockerfileError, ImgbuildError, RegistryError, Usage
 from imgbuild.oci.config import ImageConfig
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import parse_reference
-from imgbuild.plan.epoch import source_date_epoch
+from imgbuild.plan.epoch import NO_TIMES, Times, settle_epoch
 from imgbuild.plan.fold import Config, scratch_config
 from imgbuild.plan.graph import SCRATCH, Graph, Node
 from imgbuild.plan.missing import explain_missing
@@ -30,6 +31,7 @@ from imgbuild.plan.model import (
     StageBase,
     StageSource,
 )
+from imgbuild.plan.names import ContextNames
 from imgbuild.plan.onbuild import expand_triggers
 from imgbuild.plan.options import PlanOptions
 from imgbuild.plan.place import located
@@ -40,7 +42,6 @@ from imgbuild.plan.scope import (
     platform_arguments,
 )
 from imgbuild.plan.stage import StageWork, Text
-from imgbuild.plan.support import unsupported
 from imgbuild.plan.watch import NOBODY, Watch
 
 ResolveBase = Callable[[str, Platform], BaseImage]
@@ -53,12 +54,14 @@ def make_plan(
     options: PlanOptions,
     resolve_base: ResolveBase,
     watch: Watch = NOBODY,
+    times: Times = NO_TIMES,
 ) -> BuildPlan:
     """Return what building `dockerfile` means.
 
     `resolve_base` is called once for each image and platform that the target needs: with the name
     of a --build-context where one applies, else with the name as FROM or COPY --from has it.
-    `watch` is told of everything as it is come to.
+    `watch` is told of everything as it is come to. `times` is asked where
+    SOURCE_DATE_EPOCH names a context or a stage.
     Raises `DockerfileError`, and what `resolve_base` raises, with the place added.
     """
     if not dockerfile.stages:
@@ -67,7 +70,7 @@ def make_plan(
             hint="start it with FROM, e.g. FROM debian:bookworm-slim",
             source=dockerfile.source,
         )
-    return _Planner(dockerfile, options, resolve_base, watch).plan()
+    return _Planner(dockerfile, options, resolve_base, watch, times).plan()
 
 
 class _Planner:
@@ -77,6 +80,7 @@ class _Planner:
         options: PlanOptions,
         resolve_base: ResolveBase,
         watch: Watch,
+        times: Times,
     ) -> None:
         given: Mapping[str, str] = {**options.proxies, **options.build_args}
         name = options.target or dockerfile.stages[-1].from_.name or ""
@@ -86,9 +90,12 @@ class _Planner:
         self._options = options
         self._resolve_base = resolve_base
         self._watch = watch
-        self._arguments = global_arguments(dockerfile, given, predefined)
-        watch.begin(dockerfile, options, self._arguments, predefined)
-        self._graph = Graph(dockerfile, self._arguments, options)
+        self._contexts = ContextNames(options.contexts, options.build_platform)
+        arguments = global_arguments(dockerfile, given, predefined)
+        watch.begin(dockerfile, options, arguments, predefined)
+        find = partial(self._contexts.find, platform=options.platform)
+        self._arguments, self._epoch = settle_epoch(dockerfile, arguments, find, times)
+        self._graph = Graph(dockerfile, self._arguments, options, self._contexts)
         self._images: dict[tuple[str, Platform], BaseImage] = {}
         self._bases: dict[int, BaseImage] = {}
         self._stages: dict[int, Stage] = {}
@@ -104,13 +111,16 @@ class _Planner:
         wanted = graph.nodes if self._watch.all_stages else [target]
         nodes = needed(graph, wanted, self._prepare)
         text = Text(dockerfile.source, dockerfile.source.split("\n"), dockerfile.escape)
+        # A stage that a tree of files stands for is copied from as it is; FROM makes an image of it.
+        bases = {node.base for node in nodes} | {target.index}
         for node in nodes:
-            self._plan_stage(node, text, is_target=node is target)
+            if node.index in bases or node.context not in self._options.directory_contexts:
+                self._plan_stage(node, text, is_target=node is target)
         return BuildPlan(
             self._options.platform,
             tuple(self._stages.values()),
             target.index,
-            source_date_epoch(dockerfile, self._arguments),
+            self._epoch,
         )
 
     # --- bases, before anything is planned: their triggers may need more stages
@@ -123,7 +133,9 @@ class _Planner:
 
     def _find_base(self, node: Node) -> None:
         if node.context is not None:
-            if node.context not in self._options.directory_contexts:
+            if node.context in self._options.directory_contexts:
+                node.tree = node.context
+            else:
                 self._bases[node.index] = self._resolve(node.context, node.platform)
             return
         if node.base is not None:
@@ -131,9 +143,13 @@ class _Planner:
         elif node.image == SCRATCH:
             return
         else:
-            image = self._image(node)
+            context = self._contexts.find(node.image, node.platform)
+            if context in self._options.directory_contexts:
+                node.tree = context
+                return
+            image = self._image(node, context)
             self._bases[node.index] = image
-            if self._graph.context_of(node.image) is None:
+            if context is None:
                 self._watch.base(node, image)
             triggers = image.config.run.on_build
         if triggers:
@@ -148,17 +164,10 @@ class _Planner:
         found = (item.instruction for item in base.items)
         return tuple(each.text for each in found if isinstance(each, OnBuild))
 
-    def _image(self, node: Node) -> BaseImage:
+    def _image(self, node: Node, context: str | None) -> BaseImage:
         """Resolve the base of `node`, or the context that stands for it."""
-        name = node.image
-        context = self._graph.context_of(name)
-        if context in self._options.directory_contexts:
-            raise unsupported(
-                f"FROM {name} with a directory as its build context",
-                "give an image: oci-layout://… or docker-image://…",
-            )
         stages = [each.label for each in self._graph.nodes[: node.index]]
-        return self._resolve(context or _checked(name, stages), node.platform)
+        return self._resolve(context or _checked(node.image, stages), node.platform)
 
     def _resolve(self, name: str, platform: Platform, use: str = "FROM ") -> BaseImage:
         image = self._images.get((name, platform))
@@ -176,14 +185,7 @@ class _Planner:
     # --- stages, in the order of the Dockerfile
 
     def _plan_stage(self, node: Node, text: Text, *, is_target: bool) -> None:
-        if node.context in self._options.directory_contexts:
-            if is_target:
-                error = unsupported(
-                    f"a directory as the build context {node.context} of the target"
-                )
-                raise located(error, node.span, text.source)
-            return
-        base, start, parent = self._start(node, text)
+        base, start, parent = self._start(node)
         config = Config(start, self._options.platform)
         scope = Scope(self._arguments, parent)
         self._watch.stage(node, start)
@@ -195,19 +197,17 @@ class _Planner:
         self._stages[node.index] = stage
         self._scopes[node.index] = scope
 
-    def _start(self, node: Node, text: Text) -> tuple[Base, ImageConfig, Scope | None]:
+    def _start(self, node: Node) -> tuple[Base, ImageConfig, Scope | None]:
         image = self._bases.get(node.index)
         if image is not None:
             return image, image.config, None
+        if node.tree is not None:
+            # What takes the place of a stage comes without a config in BuildKit, even this.
+            empty = ImageConfig(node.platform) if node.context else scratch_config(node.platform)
+            return ScratchBase(), empty, None
         if node.base is None:
             return ScratchBase(), scratch_config(self._options.platform), None
-        stage = self._stages.get(node.base)
-        if stage is None:
-            error = unsupported(
-                f"FROM {node.image} with a directory as its build context",
-                "give an image: oci-layout://… or docker-image://…",
-            )
-            raise located(error, node.span, text.source)
+        stage = self._stages[node.base]
         return StageBase(node.base), stage.config, self._scopes[node.base]
 
     def _source(self, name: str, node: Node) -> Source:
@@ -218,7 +218,7 @@ class _Planner:
         if name == SCRATCH:
             platform = self._options.platform
             return ImageSource(BaseImage(SCRATCH, None, scratch_config(platform), ()))
-        context = self._graph.context_of(name)
+        context = self._contexts.find(name, self._options.platform)
         if context is not None and context in self._options.directory_contexts:
             return ContextSource(context)
         wanted = context or _checked(name)

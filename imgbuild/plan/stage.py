@@ -8,7 +8,7 @@ from imgbuild.errors import DockerfileError, ImgbuildError
 from imgbuild.oci.config import HistoryEntry
 from imgbuild.oci.reference import parse_reference
 from imgbuild.options import NetworkMode
-from imgbuild.plan.copying import plan_copy
+from imgbuild.plan.copying import copy_tree, plan_copy
 from imgbuild.plan.fold import Config
 from imgbuild.plan.graph import Item, Node
 from imgbuild.plan.heredocs import shell_text
@@ -78,6 +78,8 @@ class StageWork:
         node = self._node
         title = self._title()
         steps: list[Step] = []
+        if node.tree is not None and not self._watch.dry:
+            steps.append(copy_tree(node.tree, node.span, self._counter.title(f"FROM {node.tree}")))
         for item in node.items:
             try:
                 step = self._step(item, text, find_source)

@@ -45,6 +45,8 @@ class MemoryIndex:
         self._opaque: set[ImagePath] = set()
         self._names: dict[ImagePath, list[bytes]] | None = None
         self._gone: dict[ImagePath, list[bytes]] | None = None
+        # What is in each directory, once an entry took the place of one.
+        self._below: dict[ImagePath, set[bytes]] | None = None
         for entry in entries:
             if entry.type == "whiteout":
                 self._whiteouts.add(entry.path)
@@ -62,16 +64,33 @@ class MemoryIndex:
             entry = entry._replace(linkname=self._through_links(entry.linkname))
         previous = known.get(path)
         if previous is not None and previous.type == "dir" and entry.type != "dir":
-            below = path + b"/"
-            for gone in [other for other in known if other.startswith(below)]:
-                del known[gone]
-        known[path] = entry
+            self._remove_below(path)
+        self._put(path, entry)
         self._implicit.discard(path)
         parent = path.rpartition(b"/")[0]
         while parent and parent not in known:
-            known[parent] = Entry(parent, "dir", 0o755)
+            self._put(parent, Entry(parent, "dir", 0o755))
             self._implicit.add(parent)
             parent = parent.rpartition(b"/")[0]
+
+    def _put(self, path: ImagePath, entry: Entry) -> None:
+        self._entries[path] = entry
+        if self._below is not None:
+            parent, _, name = path.rpartition(b"/")
+            self._below.setdefault(parent, set()).add(name)
+
+    def _remove_below(self, directory: ImagePath) -> None:
+        """Forget what is below a directory; it costs what it removes, however often it is asked."""
+        if self._below is None:
+            listed = _by_directory(self._entries)
+            self._below = {above: set(names) for above, names in listed.items()}
+        waiting = [directory]
+        while waiting:
+            above = waiting.pop()
+            for name in self._below.pop(above, ()):
+                gone = above + b"/" + name
+                self._entries.pop(gone, None)
+                waiting.append(gone)
 
     def _through_links(self, path: ImagePath) -> ImagePath:
         """Follow links of this layer on the way to `path`, not at its end."""

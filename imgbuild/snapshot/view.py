@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 from imgbuild.errors import ImageError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.links import MAX_LINKS, follow
-from imgbuild.oci.descriptor import Layer
 from imgbuild.snapshot.content import ContentReader, LayerCursor
 from imgbuild.snapshot.lookup import LayerIndex, MemoryIndex
 
@@ -26,7 +25,6 @@ _REMEMBERED = 4096  # paths that were looked up
 class LayerFiles(NamedTuple):
     """A layer as a view needs it: its entries and a way to its uncompressed tar, from the start."""
 
-    layer: Layer
     entries: Callable[[], "Sequence[Entry] | SortedIndex"]
     open_raw: Callable[[], BinaryIO]
 
@@ -34,10 +32,14 @@ class LayerFiles(NamedTuple):
 class RootView:
     """An image's files. `layers` come bottom first; no index is read before the first look-up.
 
-    `scratch` is where a temporary file may be made when contents are read out of order.
+    `scratch` is where a temporary file may be made when contents are read out of order. `where`
+    is what errors call the image, where it has a name.
     """
 
-    def __init__(self, layers: Sequence[LayerFiles], scratch: Path | None = None) -> None:
+    def __init__(
+        self, layers: Sequence[LayerFiles], scratch: Path | None = None, where: str = ""
+    ) -> None:
+        self.where = where
         self._layers = tuple(layers)
         self._scratch = scratch
         self._loaded: list[LayerIndex] | None = None

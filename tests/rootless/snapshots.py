@@ -132,7 +132,7 @@ class Shelf:
             entries: list[Entry] = []
             scan(io.BytesIO(self.tars[layer.diff_id]), entries.append)
             opener = partial(io.BytesIO, self.tars[layer.diff_id])
-            files.append(LayerFiles(layer, partial(list, entries), opener))
+            files.append(LayerFiles(partial(list, entries), opener))
         found: dict[str, Any] = {}
         with RootView(files) as view:
             for path, entry in view.walk(b""):

@@ -263,3 +263,40 @@ def test_an_argument_that_nothing_declares_is_noticed(context: Path, store: Path
     imgbuild.build(context, store=store, build_args=given, events=events.append)
     notices = [event.message for event in events if isinstance(event, Notice)]
     assert notices == ["no ARG declares these build arguments: WHOM (did you mean WHO?)"]
+
+
+def _tar(**files: bytes) -> io.BytesIO:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return io.BytesIO(out.getvalue())
+
+
+def test_open_files_are_contexts_and_dockerfiles(context: Path, store: Path) -> None:
+    files = {"Dockerfile": b"FROM scratch\nCOPY f /\n", "other": b"FROM scratch\n", "f": b"x"}
+    assert len(imgbuild.build(_tar(**files), store=store).layers) == 1
+    assert imgbuild.build(_tar(**files), dockerfile="other", store=store).layers == ()
+    assert imgbuild.build(BuildOptions(io.BytesIO(b"FROM scratch"), store=store)).layers == ()
+    given = io.BytesIO(b"FROM scratch\nCOPY f f2 /x/\n")
+    (context / "f2").touch()
+    assert len(imgbuild.build(context, dockerfile=given, store=store).layers) == 1
+    assert imgbuild.plan(_tar(**files), store=store).stages
+    assert imgbuild.check(_tar(**files), store=store).error is None
+    with (context / "Dockerfile").open("rb") as file:
+        assert [one.default for one in imgbuild.targets(file, store=store).stages] == [True]
+    text: Any = io.StringIO("FROM scratch")
+    with pytest.raises(UsageError, match="the file that was given gives text, not bytes"):
+        imgbuild.build(text, store=store)
+    text.seek(0)
+    with pytest.raises(UsageError, match="the Dockerfile that was given as a file gives text"):
+        imgbuild.build(context, dockerfile=text, store=store)
+
+
+@pytest.mark.parametrize("field", ["context", "dockerfile"])
+def test_the_library_leaves_standard_input_alone(field: str, context: Path, store: Path) -> None:
+    with pytest.raises(UsageError, match="does not read standard input") as caught:
+        imgbuild.build(BuildOptions(**{"context": context, "store": store, field: "-"}))
+    assert "sys.stdin.buffer" in str(caught.value.hint)

@@ -9,6 +9,8 @@ import pytest
 
 from imgbuild.build import calls
 from imgbuild.build.bases import Lookup
+from imgbuild.build.contexts import Contexts
+from imgbuild.build.remotes import Remotes
 from imgbuild.cli.calls_text import check_text, outline_text, targets_text
 from imgbuild.dockerfile.lint import CheckOptions, parse_check_options
 from imgbuild.errors import DockerfileError
@@ -35,6 +37,10 @@ def describe(name: str, reference: Reference, _platform: Platform) -> BaseImage:
     return BaseImage(name, None, ImageConfig(HOST, RunConfig(env=(("PATH", "/bin"),))), ())
 
 
+def no_network() -> Any:
+    pytest.fail("fetched")
+
+
 def asked(tmp_path: Path, case: dict[str, Any], store: Store) -> calls.Question:
     folder = tmp_path / named(case)
     folder.mkdir()
@@ -43,7 +49,8 @@ def asked(tmp_path: Path, case: dict[str, Any], store: Store) -> calls.Question:
         (folder / name).write_text(text)
     options = BuildOptions(folder, target=case.get("target"), platform="linux/amd64")
     lookup = Lookup(store, {}, lambda *_: pytest.fail("pulled"), ignore, "", False, describe)
-    return calls.ask(options, lookup, {})
+    contexts = Contexts(options, store.paths.staging, Remotes(no_network, no_network))
+    return calls.ask(options, lookup, {}, contexts)
 
 
 def sorted_blocks(text: str) -> list[list[str]]:

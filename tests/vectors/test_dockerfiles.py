@@ -43,9 +43,11 @@ REFUSED = {
     "testDockerfileCopyFromArgs-1": "variable expansion is not supported for --from, define a new stage",
     "testOutOfOrderStage-1": 'cannot copy from stage "build", it needs to be defined before current',
     "testSourceDateEpochDockerfileDefaultInvalid-1": "invalid SOURCE_DATE_EPOCH: not-a-timestamp",
+    "testSourceDateEpochStageInvalid-1": "SOURCE_DATE_EPOCH stage does not meet source-only"
+    " requirements: unsupported COPY instruction",
     # An external frontend cannot be used.
     "testErrorsSourceMap-2": "the frontend foobar cannot be used",
-    # The test gives the stage as a build context, which is not a time here.
+    # The test gives the name as a build context.
     "testSourceDateEpochNamedContextHTTPLastModified-1": "invalid SOURCE_DATE_EPOCH: mysource",
     "testSourceDateEpochNamedContextHTTPArchive-1": "invalid SOURCE_DATE_EPOCH: mysource",
     # The corpus cut this literal of a Go program in two.

@@ -1,10 +1,12 @@
 """Build checks against BuildKit's: warnings of complete builds, of its instruction parser and of its parser."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from imgbuild.build.checking import parse_checked, plan_checks
+from imgbuild.build.context import ignored_patterns
 from imgbuild.dockerfile.lint import check_broken_text, check_text, make_linter
 from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import DockerfileError, ImgbuildError
@@ -42,7 +44,9 @@ def test_warnings_of_a_build(name: str, tmp_path: Any) -> None:
             settled.build_args,
             found.append,  # type: ignore[arg-type]  # checks report nothing else
         )
-        make_plan(dockerfile, settled, resolve, plan_checks(linter, tmp_path, None))
+        make_plan(
+            dockerfile, settled, resolve, plan_checks(linter, partial(ignored_patterns, tmp_path))
+        )
     except (ImgbuildError, AssertionError):
         assert case["exit"], "BuildKit builds this"
     texts = [f"WARN: {each.rule}: {each.message} (line {each.span.first})" for each in found]

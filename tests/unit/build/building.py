@@ -7,11 +7,13 @@ import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from imgbuild.build.bases import Bases, Lookup, directory_contexts
+from imgbuild.build.bases import Bases, Lookup
 from imgbuild.build.context import open_context
-from imgbuild.build.engine import BuildInputs, Built, build_image, open_contexts
+from imgbuild.build.contexts import Contexts, Tree
+from imgbuild.build.engine import BuildInputs, Built, build_image
+from imgbuild.build.places import tree_places
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.remotes import Remotes
 from imgbuild.build.rootfs import Rootfs
@@ -22,7 +24,7 @@ from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import Reference
-from imgbuild.options import ArchiveLimits
+from imgbuild.options import ArchiveLimits, BuildOptions
 from imgbuild.plan.planner import PlanOptions, make_plan
 from imgbuild.store.store import Store
 
@@ -33,13 +35,17 @@ def no_pull(reference: Reference, _platform: Platform) -> Descriptor:
     raise UnreachableError(f"no registry in this test: {reference}")
 
 
-def no_remotes() -> Remotes:
+def no_network() -> Any:
     raise AssertionError("nothing is fetched in this test")
+
+
+def no_remotes() -> Remotes:
+    return Remotes(no_network, no_network)
 
 
 def build(
     store: Store,
-    context: Path,
+    context: Path | BinaryIO | str,
     dockerfile: str,
     *,
     contexts: Mapping[str, str] | None = None,
@@ -54,32 +60,38 @@ def build(
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
-    directories = directory_contexts(named)
     bases = Bases(Lookup(store, named, pull, events, SEARCH_PATH))
     target = platform or host_platform()
-    plan = make_plan(
-        parse(dockerfile),
-        PlanOptions(
-            platform=target,
-            build_platform=host_platform(),
-            contexts=frozenset(named),
-            directory_contexts=frozenset(directories),
-            **options,
-        ),
-        bases.resolve,
-    )
-    opener = open_contexts(
-        lambda: open_context(context, dockerfile_path),
-        {name: (lambda path=path: open_context(path)) for name, path in directories.items()},
-    )
-    rootfs = Rootfs(store, SEARCH_PATH)
-    fresh = frozenset(bases.fresh)
-    inputs = BuildInputs(
-        store, rootfs, opener, open_remotes, events, clamp, no_cache, fresh, dockerfile
-    )
-    if archive_limits is not None:
-        inputs = replace(inputs, archive_limits=archive_limits)
-    return build_image(plan, inputs)
+    text = io.BytesIO(dockerfile.encode())
+    given = BuildOptions(context, text, build_contexts=named)
+    with open_remotes() as remotes, Contexts(given, store.paths.staging, remotes) as found:
+        plan = make_plan(
+            parse(dockerfile),
+            PlanOptions(
+                platform=target,
+                build_platform=host_platform(),
+                contexts=frozenset(named),
+                directory_contexts=frozenset(tree_places(named)),
+                **options,
+            ),
+            bases.resolve,
+            times=found,
+        )
+
+        def opener(name: str) -> Tree:
+            if not name and isinstance(context, Path):
+                return open_context(context, dockerfile_path)
+            return found.open(name)
+
+        rootfs = Rootfs(store, SEARCH_PATH)
+        fresh = frozenset(bases.fresh)
+        time = plan.source_date_epoch if clamp is None else clamp
+        inputs = BuildInputs(
+            store, rootfs, opener, remotes, events, time, no_cache, fresh, dockerfile
+        )
+        if archive_limits is not None:
+            inputs = replace(inputs, archive_limits=archive_limits)
+        return build_image(plan, inputs)
 
 
 def config(store: Store, built: Built) -> dict[str, Any]:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from imgbuild.build.bases import Bases, Lookup, directory_contexts
+from imgbuild.build.bases import Bases, Lookup
 from imgbuild.build.platforms import host_platform
 from imgbuild.errors import (
     DigestMismatchError,
     ImageError,
     StoreError,
     UnreachableError,
-    UsageError,
 )
 from imgbuild.oci import media_types
 from imgbuild.oci.descriptor import Descriptor
@@ -250,12 +249,3 @@ def test_manifests_and_configs_that_disagree(store: Store, image: Descriptor) ->
     store.names.tag("docker.io/library/odd:latest", root)
     with pytest.raises(ImageError, match="2 layers, but the config names 1"):
         bases(store).resolve("odd", HOST)
-
-
-def test_directories(store: Store, tmp_path: Path) -> None:
-    contexts = {"d": str(tmp_path), "i": "docker-image://x", "h": "host://sh"}
-    assert directory_contexts(contexts) == {"d": tmp_path}
-    with pytest.raises(UsageError, match="no such directory"):
-        directory_contexts({"d": str(tmp_path / "none")})
-    with pytest.raises(UsageError, match="not supported yet"):
-        directory_contexts({"d": "https://example.com/x.git"})

@@ -5,34 +5,77 @@ from pathlib import Path
 
 import pytest
 
-from imgbuild.build.places import check_context
-from imgbuild.build.prepare import read_dockerfile
+from imgbuild.build.definition import read_local
+from imgbuild.build.places import find_place, main_place, tree_places
 from imgbuild.errors import ContextError, UsageError
-from imgbuild.options import BuildOptions
+from imgbuild.plan.model import GitSource, UrlSource
+
+HUB = "https://github.com/team/app"
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["-", "https://example.com/app.git", "http://x/y.tar", "git@example.com:app", "git://x/y",
-     "ssh://git@x/y", "github.com/team/app"],
-)  # fmt: skip
-def test_remote_contexts_are_told_apart(text: str) -> None:
-    # A Path drops one of the slashes.
-    with pytest.raises(UsageError, match="not supported yet") as caught:
-        check_context(Path(text))
-    assert caught.value.hint
+    ("text", "found"),
+    [
+        ("https://example.com/app.git#v1:sub", ("https://example.com/app.git", "v1", "sub")),
+        ("git@example.com:app", ("git@example.com:app", "", "")),
+        ("git://x/y", ("git://x/y", "", "")),
+        ("ssh://git@x/y", ("ssh://git@x/y", "", "")),
+        ("github.com/team/app#main", ("github.com/team/app", "main", "")),
+        (f"{HUB}.git?branch=x&subdir=y", (f"{HUB}.git", "refs/heads/x", "y")),
+    ],
+)
+def test_repositories_are_told_apart(text: str, found: tuple[str, ...]) -> None:
+    place = find_place(text)
+    assert isinstance(place, GitSource)
+    assert place.repository[:1] + place.repository[2:3] + place.repository[4:5] == found
 
 
-def test_a_context_is_a_directory(tmp_path: Path) -> None:
-    check_context(tmp_path)
-    for path in (tmp_path / "absent", Path(__file__)):
+def test_urls_are_told_apart() -> None:
+    assert find_place("http://x/y.tar") == UrlSource("http://x/y.tar")
+    assert find_place(HUB) == UrlSource(HUB)
+
+
+def test_a_folder_comes_before_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "github.com/a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert find_place("github.com/a/b") == Path("github.com/a/b")
+
+
+def test_a_wrong_query_is_told() -> None:
+    with pytest.raises(UsageError, match='unexpected query "x"'):
+        find_place(f"{HUB}.git?x=y")
+
+
+def test_a_context_has_to_be_there(tmp_path: Path) -> None:
+    assert main_place(str(tmp_path)) == tmp_path
+    for text in (str(tmp_path / "absent"), __file__):
         with pytest.raises(UsageError, match="is not a directory"):
-            check_context(path)
+            main_place(text)
+    with pytest.raises(UsageError, match="URL that became a path"):
+        main_place(str(Path("https://example.com/x")))
+    with pytest.raises(UsageError) as caught:
+        main_place("-")
+    assert "sys.stdin.buffer" in str(caught.value.hint)
+
+
+def test_named_contexts(tmp_path: Path) -> None:
+    contexts = {"d": str(tmp_path), "i": "docker-image://x", "h": "host://sh", "u": "http://x/y"}
+    assert tree_places(contexts) == {"d": tmp_path, "u": UrlSource("http://x/y")}
+    for value, words in (
+        (str(tmp_path / "none"), "no such directory"),
+        (__file__, "not a directory"),
+        ("ftp://x/y", "unknown kind of source"),
+    ):
+        with pytest.raises(UsageError, match=words) as caught:
+            tree_places({"d": value})
+        assert caught.value.hint
 
 
 def failure(context: Path, dockerfile: Path | None = None) -> ContextError:
     with pytest.raises(ContextError) as caught:
-        read_dockerfile(BuildOptions(context=context, dockerfile=dockerfile))
+        read_local(context, dockerfile)
     return caught.value
 
 

@@ -1,5 +1,6 @@
 """What a build can read of its context: listed, and explained line by line."""
 
+import io
 import os
 from pathlib import Path
 
@@ -50,7 +51,10 @@ def test_the_ignore_file_beside_the_dockerfile_counts(files: Path, tmp_path: Pat
     verdict = imgbuild.explain_context("link", files, dockerfile=tmp_path / "Other")
     assert (verdict.ignore_file, verdict.line) == ("Other.dockerignore", 1)
     # The one in the context counts for standard input, and where there is no Dockerfile.
-    assert len(list(imgbuild.list_context(files, dockerfile=Path("-")))) == 8
+    assert len(list(imgbuild.list_context(files, dockerfile=io.BytesIO()))) == 8
+    for context in (io.BytesIO(), "https://example.com/x.git"):
+        with pytest.raises(UsageError, match="only a folder has an ignore file"):
+            list(imgbuild.list_context(context))
     with pytest.raises(ContextError, match="there is no Dockerfile at missing"):
         list(imgbuild.list_context(files, dockerfile=Path("missing")))
 

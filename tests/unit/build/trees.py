@@ -6,8 +6,6 @@ from typing import Any
 
 from imgbuild.layer.entry import Entry, sort_key
 from imgbuild.layer.tarwrite import TarWriter
-from imgbuild.oci.descriptor import Descriptor, Layer
-from imgbuild.oci.digest import digest_bytes
 from imgbuild.snapshot.view import LayerFiles, RootView
 
 Spec = Mapping[str, Any]
@@ -33,10 +31,10 @@ def entry(path: str, spec: Any) -> tuple[Entry, bytes]:
 
 def view(*layers: Spec) -> RootView:
     """Return a view of layers, each a mapping of paths to what `entry` reads."""
-    return RootView([_files(number, layer) for number, layer in enumerate(layers)])
+    return RootView([_files(layer) for layer in layers])
 
 
-def _files(number: int, spec: Spec) -> LayerFiles:
+def _files(spec: Spec) -> LayerFiles:
     out, index = io.BytesIO(), []
     tar = TarWriter(out.write, index.append)
     for item, data in sorted(
@@ -44,9 +42,7 @@ def _files(number: int, spec: Spec) -> LayerFiles:
     ):
         tar.add(item, io.BytesIO(data) if item.type == "file" else None)
     tar.finish()
-    digest = digest_bytes(b"%d" % number)
-    layer = Layer(Descriptor("", digest, 0), digest)
-    return LayerFiles(layer, lambda: index, lambda: io.BytesIO(out.getvalue()))
+    return LayerFiles(lambda: index, lambda: io.BytesIO(out.getvalue()))
 
 
 def shown(entries: Sequence[Entry]) -> list[str]:

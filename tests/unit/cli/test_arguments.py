@@ -118,10 +118,33 @@ def test_the_store_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert environment.default_store() == Path("/store")
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "now", "１"])
+@pytest.mark.parametrize("text", ["-1", "1.5", "now", "１", "9" * 5000])
 def test_an_epoch_is_a_plain_number(text: str) -> None:
-    with pytest.raises(UsageError, match="invalid SOURCE_DATE_EPOCH"):
-        environment.parse_epoch(text)
+    with pytest.raises(UsageError, match="invalid --timestamp"):
+        environment.parse_epoch(text, "--timestamp")
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "epoch", "given"),
+    [
+        ("7", (), 7, None),
+        ("", (), None, None),
+        ("context", (), None, "context"),
+        ("9" * 5000, (), None, "9" * 5000),
+        ("context", ("SOURCE_DATE_EPOCH=5",), None, "5"),
+    ],
+)
+def test_the_epoch_of_the_environment(
+    text: str,
+    arguments: tuple[str, ...],
+    epoch: int | None,
+    given: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    found = fields(build_args=arguments)
+    assert found["source_date_epoch"] == epoch
+    assert found["build_args"].get("SOURCE_DATE_EPOCH") == given
 
 
 def test_lower_case_proxies_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +233,7 @@ def test_a_path_without_a_command_means_build(
         (["help"], ["Usage: imgbuild [OPTIONS]"]),
         ([], ["Usage: imgbuild [OPTIONS]"]),
         (["help", "run"], ["Usage: imgbuild run"]),
-        (["build", "--help"], ["Usage: imgbuild build [OPTIONS] [PATH]\n"]),
+        (["build", "--help"], ["Usage: imgbuild build [OPTIONS] [PATH|URL|-]\n"]),
     ],
 )
 def test_help_is_found(
@@ -236,11 +259,14 @@ def test_click_errors_look_like_all_others(capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-def test_a_context_on_standard_input_is_refused_with_a_way_out(
+def test_standard_input_is_read_once(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["build", "-"]) == 2
-    assert "-f - PATH" in capsys.readouterr().err
+    assert main(["build", "-f", "-", "-"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: invalid argument: can't use stdin for both build context and dockerfile",
+        "hint: name a Dockerfile inside the archive with -f PATH",
+    ]
 
 
 def test_a_build_context_without_a_source_is_told_its_form(

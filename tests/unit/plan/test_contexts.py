@@ -1,7 +1,14 @@
 """--build-context: names that stand for stages and images."""
 
-from imgbuild.plan.model import BaseImage, ContextSource, CopyStep, ImageSource, StageBase
-from tests.unit.plan.planning import Images, error, image, plan, target
+from imgbuild.plan.model import (
+    BaseImage,
+    ContextSource,
+    CopyStep,
+    ImageSource,
+    ScratchBase,
+    StageBase,
+)
+from tests.unit.plan.planning import Images, image, plan, target
 
 
 def sources(text: str, images: Images, **options: object) -> list[object]:
@@ -55,14 +62,46 @@ def test_a_directory_replaces_a_stage_or_an_image_to_copy_from() -> None:
     assert images.asked == []
 
 
-def test_a_directory_cannot_be_built_on_yet() -> None:
+def test_from_a_tree_makes_an_image_of_its_files() -> None:
+    only = frozenset({"base"})
+    built = plan("FROM base\nENV a=b\nCOPY x y\n", contexts=only, directory_contexts=only)
+    (stage,) = built.stages
+    assert stage.base == ScratchBase()
+    first, second = (step for step in stage.steps if isinstance(step, CopyStep))
+    assert (first.source, first.sources, first.dest) == (ContextSource("base"), ("",), "/")
+    assert (first.name, second.name) == ("[1/2] FROM base", "[2/2] COPY x y")
+    assert stage.config.run.working_dir == "/"
+
+
+def test_from_a_stage_that_a_tree_replaces() -> None:
     only = frozenset({"base"})
     options = {"contexts": only, "directory_contexts": only}
-    for text in ("FROM base\n", "FROM scratch AS base\nFROM base\n"):
-        found = error(text, **options)
-        assert "FROM base with a directory as its build context is not supported" in found.message
-        assert found.span is not None
-    assert "is not supported yet" in error("FROM scratch AS base\n", **options).message
+    text = "FROM nowhere AS base\nRUN x\nFROM base\nCOPY --from=base a b\n"
+    built = plan(text, **options)
+    assert [len(stage.steps) for stage in built.stages] == [1, 1]
+    assert built.stages[1].base == StageBase(0)
+    assert sources(text, Images(), **options) == [ContextSource("base")]
+    # Copied from alone, it is no stage; as the target it is.
+    alone = plan("FROM nowhere AS base\nFROM scratch\nCOPY --from=base a b\n", **options)
+    assert [stage.index for stage in alone.stages] == [1]
+    (stage,) = plan("FROM nowhere AS base\n", **options).stages
+    assert [step.source for step in stage.steps if isinstance(step, CopyStep)] == [
+        ContextSource("base")
+    ]
+
+
+def test_a_context_for_one_platform() -> None:
+    names = frozenset({"debian", "debian::linux/arm64", "tool::linux/aarch64"})
+    images = Images({name: image("x") for name in names} | {"tool": image("y")})
+    text = "FROM --platform={} debian\nCOPY --from=tool x x\n"
+    plan(text.format("linux/arm64"), images, contexts=names)
+    plan(text.format("linux/amd64"), images, contexts=names)
+    assert [name for name, _ in images.asked] == [
+        "debian::linux/arm64", "tool", "debian", "tool"
+    ]  # fmt: skip
+    images = Images({"tool::linux/aarch64": image("x")})
+    plan("FROM --platform=linux/arm64 tool\n", images, contexts=names)
+    assert [name for name, _ in images.asked] == ["tool::linux/aarch64"]
 
 
 def test_reserved_names_are_never_contexts() -> None:

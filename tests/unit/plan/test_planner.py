@@ -498,7 +498,8 @@ def test_a_malformed_epoch_is_told() -> None:
     assert found.span == Span("Dockerfile", 1, 1)
     assert error("FROM scratch\n", build_args={"SOURCE_DATE_EPOCH": "-"}).span is None
     found = error("FROM scratch AS src\n", build_args={"SOURCE_DATE_EPOCH": "src"})
-    assert found.message == "SOURCE_DATE_EPOCH from the stage src is not supported yet"
+    assert found.message == "SOURCE_DATE_EPOCH stage must contain exactly one remote ADD"
+    assert found.span == Span("Dockerfile", 1, 1)
 
 
 # --- properties

@@ -1,6 +1,7 @@
 """Look-ups over layer indexes."""
 
 import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,8 +10,6 @@ import pytest
 
 from imgbuild.errors import DiskFullError, ImageError, StoreError
 from imgbuild.layer.entry import Entry
-from imgbuild.oci.descriptor import Descriptor, Layer
-from imgbuild.oci.digest import digest_bytes
 from imgbuild.snapshot.view import LayerFiles, RootView
 
 
@@ -33,9 +32,7 @@ class FakeLayer:
         self.placed: Sequence[Entry] = placed
 
     def files(self) -> LayerFiles:
-        digest = digest_bytes(self.raw)
-        layer = Layer(Descriptor("application/vnd.oci.image.layer.v1.tar", digest, 0), digest)
-        return LayerFiles(layer, self._entries, self._open)
+        return LayerFiles(self._entries, self._open)
 
     def _entries(self) -> Sequence[Entry]:
         self.read_indexes += 1
@@ -193,6 +190,23 @@ def test_a_later_entry_of_the_same_tar_replaces_a_directory() -> None:
     root = view([directory(b"d"), file(b"d/a"), file(b"d")])
     assert root.lstat(b"d/a") is None
     assert root.listdir(b"") == [b"d"]
+
+
+def test_replacing_directories_over_and_over_costs_what_is_replaced() -> None:
+    entries = [Entry(b"x/%d" % number, "file") for number in range(20_000)]
+    for number in range(5_000):
+        name = b"x/%d" % (number % 7)
+        entries += [directory(name), file(name + b"/in/side"), file(name)]
+    entries += [directory(b"x/3"), file(b"x/3/a/b"), Entry(b"y", "dir"), Entry(b"y/z", "symlink")]
+    began = time.process_time()
+    found = view([*entries, Entry(b"y", "file")])
+    assert len(found.listdir(b"x")) == 20_000
+    assert found.listdir(b"x/3") == [b"a"]
+    assert found.listdir(b"x/3/a") == [b"b"]
+    assert found.lstat(b"x/2/in") is None
+    assert found.lstat(b"y/z") is None
+    # Looking at all there is each time takes half a minute.
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
