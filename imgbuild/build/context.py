@@ -10,18 +10,17 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, TypeVar
 
 from imgbuild import inroot
 from imgbuild.build.copyrules import show
 from imgbuild.build.filereader import FileChangedError, FileReadError, Wanted, check
+from imgbuild.build.ignorefile import Ignore, IgnoreScope, read_ignore_file
 from imgbuild.build.listing import Item
 from imgbuild.build.readers import Batch, Readers
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.layer.entry import Entry, EntryType, ImagePath
 
-# A .dockerignore of more than this is a mistake, not a list of patterns.
-_MAX_IGNORE = 1 << 20
 _DEEPEST = 400  # directories, each of which stays open while what is below it is listed
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _KINDS: dict[int, EntryType] = {
@@ -44,35 +43,6 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key")
 Skip = Callable[[ImagePath], bool]
-
-
-class IgnoreScope(Protocol):
-    """What an ignore file says of the names in one directory.
-
-    With `silent` nothing below is hidden, with `prunes` all of it. Only with `revives` may there
-    be something to see below a hidden directory.
-    """
-
-    @property
-    def silent(self) -> bool: ...
-    @property
-    def prunes(self) -> bool: ...
-    @property
-    def revives(self) -> bool: ...
-    def hides(self, name: bytes) -> bool: ...
-    def below(self, name: bytes) -> "IgnoreScope": ...
-
-
-class Ignore(Protocol):
-    """Which paths a context hides; `dockerfile.ignore.IgnoreMatcher` is one.
-
-    A walk goes from `scope` to scope; the other questions are about single paths.
-    """
-
-    def matches(self, path: bytes) -> bool: ...
-    def may_include_below(self, path: bytes) -> bool: ...
-    def scope(self, directory: bytes) -> IgnoreScope: ...
-    def decide(self, path: bytes) -> "Decision": ...
 
 
 class _Frame(NamedTuple):
@@ -169,9 +139,7 @@ class ContextTree:
                 frame = way[-1]
                 name = next(frame.names, None)
                 if name is None:
-                    os.close(way.pop().fd)
-                    if kept and kept[-1].rel == frame.rel[:-1]:
-                        kept.pop()
+                    _leave(way, kept)
                     continue
                 seen = self._seen(frame, name, prefix)
                 if seen is None:
@@ -385,6 +353,14 @@ def _heard(scope: IgnoreScope) -> IgnoreScope | None:
     return None if scope.silent else scope
 
 
+def _leave(way: list[_Frame], kept: list[Item]) -> None:
+    """Close the last directory of `way`; `kept` has it while nothing below it was seen."""
+    frame = way.pop()
+    os.close(frame.fd)
+    if kept and kept[-1].rel == frame.rel[:-1]:
+        kept.pop()
+
+
 def _may_show(frame: _Frame, name: bytes) -> bool:
     """Tell whether a hidden name may be that of a directory with something to see below it."""
     scope, folders = frame.scope, frame.folders
@@ -412,70 +388,6 @@ def wanted(path: ImagePath, item: Item) -> Wanted:
     """Return a file that was listed as it is asked for from `filereader`."""
     dev, ino, mtime_ns, ctime_ns = item.stat or (0, 0, 0, 0)
     return (path, item.size, dev, ino, mtime_ns, ctime_ns)
-
-
-def read_ignore_file(context: Path, dockerfile: Path | None = None) -> tuple[str, str] | None:
-    """Return the text of the ignore file and its name; None where there is none.
-
-    `<Dockerfile>.dockerignore` beside the Dockerfile comes before `.dockerignore` in the context.
-    Raises `ContextError`.
-    """
-    candidates = [context / ".dockerignore"]
-    if dockerfile is not None:
-        candidates.insert(0, dockerfile.with_name(dockerfile.name + ".dockerignore"))
-    for path in candidates:
-        try:
-            fd = _open_ignore(path)
-            if fd is None:
-                continue
-            with open(fd, "rb") as stream:
-                if not stat.S_ISREG(os.fstat(fd).st_mode):
-                    raise ContextError(f"{path} is not a regular file", hint="remove it")
-                data = stream.read(_MAX_IGNORE + 1)
-        except OSError as problem:
-            raise ContextError(
-                f"cannot read {path}: {problem.strerror}",
-                hint="make it a file that this user can read, or remove it",
-            ) from None
-        if len(data) > _MAX_IGNORE:
-            raise ContextError(
-                f"{path} is larger than {_MAX_IGNORE} bytes",
-                hint="patterns such as **/*.tmp stand for many files",
-            )
-        return data.decode("utf-8", "surrogateescape"), path.name
-    return None
-
-
-def _open_ignore(path: Path) -> int | None:
-    """Open an ignore file; None where there is none.
-
-    As with BuildKit, its folder is the root for symlinks: what errors show of a file that they
-    lead to would be of this machine. A pipe is not waited for.
-    """
-    try:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
-        return inroot.open_in_root(folder, os.fsencode(path.name), os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise ContextError(
-                f"{path} is a symlink to what {path.parent} does not hold", hint="make it a file"
-            ) from None
-        return None
-    finally:
-        os.close(folder)
-
-
-def ignored_patterns(context: Path, dockerfile: Path | None = None) -> tuple[str, ...]:
-    """Return the patterns of the ignore file, none where there is none; raise `ContextError`."""
-    found = read_ignore_file(context, dockerfile)
-    if found is None:
-        return ()
-    from imgbuild.dockerfile.ignore import parse_ignore
-
-    return parse_ignore(found[0])
 
 
 def open_context(root: Path, dockerfile: Path | None = None) -> ContextTree:

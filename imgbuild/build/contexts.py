@@ -6,8 +6,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, assert_never
 
-from imgbuild.build.context import ContextTree, ignored_patterns, open_context
+from imgbuild.build.context import ContextTree, open_context
 from imgbuild.build.definition import Definition, read_inside, read_local, read_stream
+from imgbuild.build.ignorefile import ignored_patterns
 from imgbuild.build.places import Place, main_place, tree_places
 from imgbuild.build.remotes import Remotes
 from imgbuild.errors import ContextError, UsageError

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imgbuild.build.checking import parse_checked, plan_checks
-from imgbuild.build.context import ignored_patterns
+from imgbuild.build.ignorefile import ignored_patterns
 from imgbuild.dockerfile.lint import check_broken_text, check_text, make_linter
 from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import DockerfileError, ImgbuildError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbuild.build.context import ContextTree, open_context, read_ignore_file, wanted
+from imgbuild.build.context import ContextTree, wanted
 from imgbuild.build.filereader import CONTENT
 from imgbuild.dockerfile.ignore import IgnoreMatcher
 from imgbuild.errors import ContextError, UsageError
@@ -202,29 +202,6 @@ def test_ignored_directories_are_pruned(files: Path, monkeypatch: pytest.MonkeyP
 def test_a_context_that_is_no_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot use .*missing as a build context"):
         ContextTree(tmp_path / "missing")
-
-
-def test_the_ignore_file_beside_the_dockerfile_comes_first(files: Path, tmp_path: Path) -> None:
-    assert read_ignore_file(files) is None
-    (files / ".dockerignore").write_text("a.txt\n")
-    dockerfile = tmp_path / "My.Dockerfile"
-    assert read_ignore_file(files, dockerfile) == ("a.txt\n", ".dockerignore")
-    (tmp_path / "My.Dockerfile.dockerignore").write_text("d\n")
-    assert read_ignore_file(files, dockerfile) == ("d\n", "My.Dockerfile.dockerignore")
-    with open_context(files, dockerfile) as tree:
-        assert [item.rel for item in tree.walk(b"")] == [b".dockerignore", b"a.txt"]
-
-
-def test_an_ignore_file_that_is_something_else(files: Path) -> None:
-    (files / ".dockerignore").mkdir()
-    with pytest.raises(ContextError, match="Is a directory") as caught:
-        read_ignore_file(files)
-    assert caught.value.hint == "make it a file that this user can read, or remove it"
-    (files / ".dockerignore").rmdir()
-    with (files / ".dockerignore").open("wb") as out:
-        out.truncate(2 << 20)
-    with pytest.raises(ContextError, match="larger"):
-        read_ignore_file(files)
 
 
 def test_a_context_without_a_bottom_is_refused(tmp_path: Path) -> None:
