@@ -38,8 +38,14 @@ def progress_option(function: F) -> F:
 
 
 def plan_options(function: F) -> F:
-    """Add the flags that decide what is built; `build` and `plan` share them."""
-    flags = [
+    """Add the flags that decide what is built; `build`, `plan` and `check` share them."""
+    for flag in reversed([*_source_flags(), *_target_flags(), *_loan_flags(), *_limit_flags()]):
+        function = flag(function)
+    return function
+
+
+def _source_flags() -> list[Callable[[F], F]]:
+    return [
         click.argument(
             "context",
             metavar="[PATH|URL|-]",
@@ -69,29 +75,16 @@ def plan_options(function: F) -> F:
             help="Name a source for FROM and COPY --from: a directory, oci-layout://PATH[:TAG][@DIGEST], "
             "docker-image://NAME, a git repository, an http(s) URL or host://PROGRAM,….",
         ),
+    ]
+
+
+def _target_flags() -> list[Callable[[F], F]]:
+    return [
         click.option(
             "--label", "labels", metavar="NAME[=VALUE]", multiple=True, help="Label the image."
         ),
         click.option("--target", metavar="STAGE", help="The stage to build."),
         click.option("--platform", metavar="OS/ARCH", help="The platform of the image."),
-        click.option(
-            "--secret",
-            "secrets",
-            metavar="id=NAME[,src=FILE|,env=NAME]",
-            multiple=True,
-            help="Lend a secret to the build, from a file or a variable.",
-        ),
-        click.option(
-            "--ssh",
-            metavar="default|ID[=SOCKET|=KEY,…]",
-            multiple=True,
-            help="Lend an SSH agent to the build: $SSH_AUTH_SOCK, a socket, or one for key files.",
-        ),
-        click.option(
-            "--download-limit",
-            metavar="SIZE",
-            help="The largest file that ADD fetches (default: 16g).",
-        ),
         click.option(
             "--network",
             type=click.Choice(["default", "host", "none"]),
@@ -106,9 +99,58 @@ def plan_options(function: F) -> F:
             help="Clamp newer times of what is built (default: $SOURCE_DATE_EPOCH).",
         ),
     ]
-    for flag in reversed(flags):
-        function = flag(function)
-    return function
+
+
+def _loan_flags() -> list[Callable[[F], F]]:
+    return [
+        click.option(
+            "--secret",
+            "secrets",
+            metavar="id=NAME[,src=FILE|,env=NAME]",
+            multiple=True,
+            help="Lend a secret to the build, from a file or a variable.",
+        ),
+        click.option(
+            "--ssh",
+            metavar="default|ID[=SOCKET|=KEY,…]",
+            multiple=True,
+            help="Lend an SSH agent to the build: $SSH_AUTH_SOCK, a socket, or one for key files.",
+        ),
+    ]
+
+
+def _limit_flags() -> list[Callable[[F], F]]:
+    defaults = ArchiveLimits()
+    return [
+        click.option(
+            "--download-limit",
+            metavar="SIZE",
+            help="The largest file that is fetched from a URL (default: 16g).",
+        ),
+        click.option(
+            "--add-limit-size",
+            metavar="SIZE",
+            default=f"{defaults.size >> 30}g",
+            show_default=True,
+            help="How large an archive may be that ADD unpacks, or that is the context.",
+        ),
+        click.option(
+            "--add-limit-entries",
+            metavar="NUMBER",
+            type=int,
+            default=defaults.entries,
+            show_default=True,
+            help="How many members it may have.",
+        ),
+        click.option(
+            "--add-limit-ratio",
+            metavar="NUMBER",
+            type=int,
+            default=defaults.ratio,
+            show_default=True,
+            help="How many times larger than packed it may be, counted from 1 GiB on; 0 is any.",
+        ),
+    ]
 
 
 def pairs(texts: tuple[str, ...], flag: str, form: str = "NAME=VALUE") -> dict[str, str]:
@@ -142,22 +184,15 @@ def build_fields(
     secrets: tuple[str, ...],
     ssh: tuple[str, ...],
     download_limit: str | None,
+    add_limit_size: str,
+    add_limit_entries: int,
+    add_limit_ratio: int,
     timestamp: str | None,
     **rest: Any,
 ) -> dict[str, Any]:
     """Turn the flags of `plan_options` into fields of `BuildOptions`."""
     given = dict(filter(None, map(environment.build_arg, build_args)))
-    if timestamp is not None and given.get("SOURCE_DATE_EPOCH", timestamp) != timestamp:
-        raise UsageError(
-            "--timestamp and --build-arg SOURCE_DATE_EPOCH differ", hint="give one of them"
-        )
-    epoch = environment.source_date_epoch()
-    if timestamp is not None:
-        epoch = environment.parse_epoch(timestamp, "--timestamp")
-    elif isinstance(epoch, str):
-        # As buildx: a build finds out what it names.
-        given.setdefault("SOURCE_DATE_EPOCH", epoch)
-        epoch = None
+    epoch = _epoch(timestamp, given)
     if download_limit is not None:
         rest["download_limit"] = size(download_limit, "--download-limit")
     return {
@@ -169,6 +204,9 @@ def build_fields(
         "labels": pairs(tuple(t if "=" in t else f"{t}=" for t in labels), "--label"),
         "secrets": tuple(map(secret, secrets)),
         "ssh": tuple(map(agent, ssh)),
+        "archive_limits": ArchiveLimits(
+            add_limit_entries, size(add_limit_size, "--add-limit-size"), add_limit_ratio
+        ),
         "source_date_epoch": epoch,
         "registry": environment.registry_options(),
         "search_path": environment.search_path(),
@@ -176,52 +214,20 @@ def build_fields(
     }
 
 
-def limit_options(function: F) -> F:
-    """Add what archives that ADD unpacks may cost; `archive_limits` reads the values."""
-    defaults = ArchiveLimits()
-    flags = [
-        click.option(
-            "--add-limit-size",
-            metavar="SIZE",
-            default=f"{defaults.size >> 30}g",
-            show_default=True,
-            help="How large an archive may be that ADD unpacks.",
-        ),
-        click.option(
-            "--add-limit-entries",
-            metavar="NUMBER",
-            type=int,
-            default=defaults.entries,
-            show_default=True,
-            help="How many members it may have.",
-        ),
-        click.option(
-            "--add-limit-ratio",
-            metavar="NUMBER",
-            type=int,
-            default=defaults.ratio,
-            show_default=True,
-            help="How many times larger than packed it may be, counted from 1 GiB on; 0 is any.",
-        ),
-    ]
-    for flag in reversed(flags):
-        function = flag(function)
-    return function
-
-
-def archive_limits(
-    *, add_limit_size: str, add_limit_entries: int, add_limit_ratio: int
-) -> ArchiveLimits:
-    """Turn the flags of `limit_options` into a field of `BuildOptions`."""
-    from imgbuild.dockerfile.sizes import parse_size
-
-    try:
-        largest = parse_size(add_limit_size)
-    except ValueError as problem:
-        raise UsageError(
-            f"invalid --add-limit-size: {problem}", hint="write a number with a unit: 500m, 64g"
-        ) from None
-    return ArchiveLimits(add_limit_entries, largest, add_limit_ratio)
+def _epoch(timestamp: str | None, given: dict[str, str]) -> int | None:
+    """Return the seconds that times are clamped to; what SOURCE_DATE_EPOCH names goes to `given`."""
+    if timestamp is not None:
+        if given.get("SOURCE_DATE_EPOCH", timestamp) != timestamp:
+            raise UsageError(
+                "--timestamp and --build-arg SOURCE_DATE_EPOCH differ", hint="give one of them"
+            )
+        return environment.parse_epoch(timestamp, "--timestamp")
+    epoch = environment.source_date_epoch()
+    if isinstance(epoch, str):
+        # As buildx: a build finds out what it names.
+        given.setdefault("SOURCE_DATE_EPOCH", epoch)
+        return None
+    return epoch
 
 
 _OUTPUT_KEYS = frozenset({"type", "dest", "tar"})

@@ -6,9 +6,7 @@ from typing import Any
 import click
 
 from imgbuild.cli.arguments import (
-    archive_limits,
     build_fields,
-    limit_options,
     output,
     plan_options,
     progress_option,
@@ -52,7 +50,6 @@ from imgbuild.options import ProgressMode
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write digests and names as JSON to a file.",
 )
-@limit_options
 @click.option("--check", is_flag=True, help="Look for mistakes instead: as --call=check.")
 @click.option(
     "--call",
@@ -71,9 +68,6 @@ def build_command(
     call: str,
     progress: ProgressMode,
     quiet: bool,
-    add_limit_size: str,
-    add_limit_entries: int,
-    add_limit_ratio: int,
     **flags: Any,
 ) -> None:
     """Build an image from a Dockerfile and its context.
@@ -84,14 +78,8 @@ def build_command(
     from imgbuild import api
     from imgbuild.options import STDOUT, BuildOptions
 
-    limits = archive_limits(
-        add_limit_size=add_limit_size,
-        add_limit_entries=add_limit_entries,
-        add_limit_ratio=add_limit_ratio,
-    )
     options = BuildOptions(
-        archive_limits=limits,
-        **build_fields(tags=tags, outputs=tuple(output(text) for text in outputs), **flags),
+        **build_fields(tags=tags, outputs=tuple(output(text) for text in outputs), **flags)
     )
     if check or call != "build":
         from imgbuild.cli.check_commands import answer, read_call

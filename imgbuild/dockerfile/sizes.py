@@ -27,4 +27,7 @@ def parse_size(text: str) -> int:
         return int(size)
     if suffix[0] not in _UNITS or suffix[1:] not in {"", "b", "ib"}:
         raise ValueError(f"invalid suffix: '{suffix}'")
-    return int(size * 1024 ** (_UNITS.index(suffix[0]) + 1))
+    amount = size * 1024.0 ** (_UNITS.index(suffix[0]) + 1)
+    if math.isinf(amount):
+        raise ValueError(f"invalid size: '{text}'")
+    return int(amount)

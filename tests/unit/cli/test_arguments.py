@@ -48,7 +48,8 @@ def fields(**given: object) -> dict[str, object]:
     """The fields of a build with these flags and no others."""
     flags: dict[str, Any] = {
         "build_args": (), "build_contexts": (), "labels": (), "timestamp": None,
-        "secrets": (), "ssh": (), "download_limit": None, **given
+        "secrets": (), "ssh": (), "download_limit": None, "add_limit_size": "64g",
+        "add_limit_entries": 1, "add_limit_ratio": 1, **given
     }  # fmt: skip
     return arguments.build_fields(context=Path(), dockerfile=None, **flags)
 
@@ -194,11 +195,24 @@ def test_every_build_option_has_a_flag_or_is_library_only() -> None:
 
 
 def test_limits_of_archives_are_read() -> None:
-    limits = arguments.archive_limits(add_limit_size="1.5m", add_limit_entries=3, add_limit_ratio=0)
-    assert limits == ArchiveLimits(3, 3 << 19, 0)
-    for text in ("", "x", "-1", "1q"):
+    found = fields(add_limit_size="1.5m", add_limit_entries=3, add_limit_ratio=0)
+    assert found["archive_limits"] == ArchiveLimits(3, 3 << 19, 0)
+    for text in ("", "x", "-1", "1q", "1e308g"):
         with pytest.raises(UsageError, match="invalid --add-limit-size"):
-            arguments.archive_limits(add_limit_size=text, add_limit_entries=1, add_limit_ratio=1)
+            fields(add_limit_size=text)
+
+
+@pytest.mark.parametrize("command", ["build", "plan", "check"])
+def test_a_context_is_held_to_the_limits_by_every_command(command: str, tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a"))
+        archive.addfile(tarfile.TarInfo("b"))
+    flags = [command, "--add-limit-entries=1", "-"]
+    store, sent = tmp_path / "store", packed.getvalue()
+    done = imgbuild(*flags, cwd=tmp_path, store=store, stdin=sent, check=False)
+    assert done.returncode == 1
+    assert b"it has more than 1 members" in done.stderr
 
 
 def test_limits_of_archives_default_to_those_of_the_library(
