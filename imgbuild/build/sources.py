@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Selected, Source, Tree, clean, matches, select, show
+from imgbuild.build.copyrules import Selected, Source, Tree, clean, matches, resolve, select, show
 from imgbuild.build.listing import Item, Listing, from_entry
 from imgbuild.build.wildcard import has_wildcard
 from imgbuild.errors import ContextError
@@ -199,6 +199,8 @@ def _hint(tree: ContextTree | RootView, raw: bytes) -> str:
     path = clean(raw)
     if isinstance(tree, ContextTree) and tree.is_ignored(path):
         return f"{show(path)} is there, but {tree.why_ignored(path)}"
+    if link := _broken_link(tree, path):
+        return link
     if _climbs(raw):
         return (
             f"paths cannot leave {tree.where}: build in a folder further up, or "
@@ -207,6 +209,28 @@ def _hint(tree: ContextTree | RootView, raw: bytes) -> str:
     similar = _similar(tree, path)
     guess = f"; did you mean {show(similar)}?" if similar else ""
     return f"paths are relative to {tree.where}{guess}"
+
+
+def _broken_link(tree: ContextTree | RootView, path: ImagePath) -> str | None:
+    """Say which symlink of `path` leads to what is not there; None where none does."""
+    at = b""
+    for element in path.split(b"/"):
+        at = _join(at, element)
+        entry = tree.lstat(at)
+        if entry is None:
+            return None
+        if entry.type == "symlink":
+            real = resolve(tree.lstat, at)
+            if tree.lstat(real) is None:
+                return f"{show(at)} is a symlink to {show(real)}, {_why_missing(tree, real)}"
+            at = real
+    return None
+
+
+def _why_missing(tree: ContextTree | RootView, path: ImagePath) -> str:
+    if isinstance(tree, ContextTree) and tree.is_ignored(path):
+        return f"and {tree.why_ignored(path)}"
+    return f"which is not in {tree.where}"
 
 
 def _climbs(raw: bytes) -> bool:

@@ -63,3 +63,18 @@ def test_names_of_any_bytes_are_compared(store: Store, files: Path) -> None:
 def test_what_is_ignored_is_not_suggested(store: Store, files: Path) -> None:
     assert "did you mean" not in hint(store, files, "requirments.txt", "requirements.txt")
     assert "excludes it" in hint(store, files, "requirements.txt", "requirements.txt")
+
+
+@pytest.mark.parametrize("pattern", ["link", "link/x", "src/way/x"])
+def test_a_symlink_that_leads_nowhere_is_named(store: Store, files: Path, pattern: str) -> None:
+    (files / "link").symlink_to("src/gone")
+    (files / "src/way").symlink_to("/../src/gone")
+    at = pattern.removesuffix("/x")
+    expected = f"/{at} is a symlink to /src/gone, which is not in the build context, CONTEXT"
+    assert hint(store, files, pattern) == expected
+
+
+def test_a_symlink_to_what_is_ignored_is_explained(store: Store, files: Path) -> None:
+    (files / "link").symlink_to("src/main.py")
+    expected = "/link is a symlink to /src/main.py, and .dockerignore excludes /src above it"
+    assert hint(store, files, "link", "src").startswith(expected)
