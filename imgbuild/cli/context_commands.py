@@ -10,6 +10,7 @@ import click
 
 from imgbuild.cli import environment
 from imgbuild.cli.text import escaped, size
+from imgbuild.errors import UsageError
 
 if TYPE_CHECKING:
     from imgbuild.build.sent import ContextEntry
@@ -50,6 +51,11 @@ def ls_command(
     """List what COPY and ADD can read of the context PATH, which is what its ignore file leaves."""
     from imgbuild import api
 
+    if context == "-":
+        raise UsageError(
+            "only a folder has an ignore file: what standard input holds is taken as it is",
+            hint="to list a tar: tar tvf FILE",
+        )
     given = environment.standard_input() if str(dockerfile) == "-" else dockerfile
     if explain is not None:
         verdict = api.explain_context(explain, context, dockerfile=given)

@@ -76,6 +76,13 @@ def test_explanations(context: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (verdict["path"], verdict["sent"], verdict["line"]) == ("d/a", True, None)
 
 
+def test_standard_input_cannot_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["context", "ls", "-"]) == 2
+    err = capsys.readouterr().err
+    assert "what standard input holds is taken as it is" in err
+    assert "library" not in err
+
+
 def test_rows_come_while_the_walk_goes_on(
     context: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
