@@ -9,7 +9,7 @@ from typing import Any, get_args
 from imgbuild.build.places import URL
 from imgbuild.errors import UsageError
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
-from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, SshAgent
+from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, Secret, SshAgent
 
 
 def settled(options: BuildOptions) -> BuildOptions:
@@ -18,15 +18,7 @@ def settled(options: BuildOptions) -> BuildOptions:
         raise UsageError(
             f"unknown network: {options.network}", hint=f"give {_either(get_args(NetworkMode))}"
         )
-    if options.source_date_epoch is not None and options.source_date_epoch < 0:
-        raise UsageError("source_date_epoch is before 1970", hint="give seconds since 1970")
-    if options.download_limit <= 0:
-        raise UsageError("download_limit is not above 0", hint="give a number of bytes")
-    limits = options.archive_limits
-    if min(limits.entries, limits.size) < 1 or limits.ratio < 0:
-        raise UsageError(
-            "the limits of archives have to be positive", hint="a ratio may be 0, which is any"
-        )
+    _check_numbers(options)
     tags: Any = options.tags
     # A lone text is a sequence too, of letters.
     tags = (tags,) if isinstance(tags, str) else tags
@@ -44,9 +36,29 @@ def settled(options: BuildOptions) -> BuildOptions:
         outputs=tuple(replace(output, dest=Path(output.dest)) for output in options.outputs),
         iidfile=_path(options.iidfile),
         metadata_file=_path(options.metadata_file),
-        secrets=tuple(replace(item, path=_path(item.path)) for item in options.secrets),
+        secrets=tuple(map(_secret, options.secrets)),
         ssh=_agents(options.ssh),
     )
+
+
+def _check_numbers(options: BuildOptions) -> None:
+    epoch: Any = options.source_date_epoch
+    if epoch is not None and not isinstance(epoch, int):
+        raise UsageError(
+            f"source_date_epoch is no number: {epoch!r}",
+            hint="the name of what has the time is a build argument: "
+            'build_args={"SOURCE_DATE_EPOCH": "context"}',
+        )
+    if epoch is not None and epoch < 0:
+        raise UsageError("source_date_epoch is before 1970", hint="give seconds since 1970")
+    largest: Any = options.download_limit
+    if not isinstance(largest, int) or largest <= 0:
+        raise UsageError("download_limit is not above 0", hint="give a number of bytes")
+    limits = options.archive_limits
+    if min(limits.entries, limits.size) < 1 or limits.ratio < 0:
+        raise UsageError(
+            "the limits of archives have to be positive", hint="a ratio may be 0, which is any"
+        )
 
 
 def taggable(name: str) -> Reference:
@@ -121,9 +133,27 @@ def _is_file(value: Any) -> bool:
     return callable(getattr(value, "read", None))
 
 
-def _agents(agents: Iterable[SshAgent]) -> tuple[SshAgent, ...]:
+def _secret(secret: Any) -> Secret:
+    # What is shown is never the value.
+    if not isinstance(secret, Secret):
+        raise UsageError(
+            f"secrets have to be Secret values, not {type(secret).__name__}",
+            hint='give [Secret("NAME", path=…)] or [Secret("NAME", value=b"…")]',
+        )
+    value: Any = secret.value
+    if value is not None and not isinstance(value, bytes):
+        raise UsageError(f"the value of the secret {secret.id} is no bytes", hint="encode it")
+    return replace(secret, path=_path(secret.path))
+
+
+def _agents(agents: Iterable[Any]) -> tuple[SshAgent, ...]:
     found: dict[str, SshAgent] = {}
     for agent in agents:
+        if not isinstance(agent, SshAgent):
+            raise UsageError(
+                f"ssh has to be SshAgent values, not {type(agent).__name__}",
+                hint='give [SshAgent("default", (SOCKET,))]',
+            )
         name = agent.id or "default"
         if name in found:
             raise UsageError(f'duplicate agent ID: "{name}"', hint="give each --ssh its own name")

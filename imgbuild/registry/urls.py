@@ -251,7 +251,7 @@ class _Download:
     def _too_large(self) -> RegistryError:
         return RegistryError(
             f"{self._shown} has more than {self._limit} bytes",
-            hint="raise the limit with --download-limit",
+            hint="raise the limit with --download-limit (download_limit)",
         )
 
 

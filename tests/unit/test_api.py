@@ -98,6 +98,11 @@ def test_one_name_is_no_list_of_letters(context: Path, store: Path) -> None:
         ({"dockerfil": "x"}, "unknown build option: dockerfil"),
         ({"network": "bridge"}, "unknown network: bridge"),
         ({"source_date_epoch": -1}, "before 1970"),
+        ({"source_date_epoch": "context"}, "is no number"),
+        ({"download_limit": "16g"}, "download_limit"),
+        ({"secrets": {"name": "s3cret"}}, "secrets have to be Secret values, not str"),
+        ({"secrets": [imgbuild.Secret("name", value="s3cret")]}, "of the secret name is no bytes"),  # type: ignore[arg-type]
+        ({"ssh": ["default"]}, "ssh has to be SshAgent values, not str"),
         ({"build_args": {"A": 1}}, r"build_args\['A'\] is no text: 1"),
         ({"labels": {"A": None}}, r"labels\['A'\] is no text"),
         ({"tags": ["app@sha256:" + "0" * 64]}, "a name with a digest cannot be given"),

@@ -353,7 +353,7 @@ def test_more_than_the_limit_is_refused(chunked: bool, web: FakeWeb, download: D
     url = web.put("/a", BODY, chunked=chunked)
     with pytest.raises(RegistryError, match=f"has more than {len(BODY) - 1} bytes") as caught:
         download(url, limit=len(BODY) - 1)
-    assert "--download-limit" in (caught.value.hint or "")
+    assert "--download-limit (download_limit)" in (caught.value.hint or "")
     assert len(web.requests) == 1
     assert download(url, limit=len(BODY))[0].data == BODY
 
