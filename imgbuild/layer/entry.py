@@ -44,6 +44,12 @@ class Entry(NamedTuple):
     offset: int = 0
 
 
+def quoted(name: bytes) -> str:
+    """Return a name for messages, in quotes; what is not printable is escaped."""
+    text = name.decode("utf-8", "backslashreplace")
+    return f"'{text}'" if text.isprintable() else repr(name)[1:]
+
+
 def sort_key(path: ImagePath) -> bytes:
     """Order paths by components, so that a directory is followed by all that is below it.
 

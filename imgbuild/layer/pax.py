@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from imgbuild.errors import ImageError
 from imgbuild.layer import ustar
+from imgbuild.layer.entry import quoted
 
 XATTR_PREFIX = b"SCHILY.xattr."
 _SMALLEST_RECORD = 5
@@ -54,7 +55,9 @@ def parse(body: bytes) -> dict[bytes, bytes]:
 def number(value: bytes, what: str) -> int:
     """Parse a record that counts something; raise `ImageError` when it is no such number."""
     if not value.isdigit() or len(value) > 19:
-        raise ImageError(f"the archive has a PAX header with an impossible {what}: {value[:40]!r}")
+        raise ImageError(
+            f"the archive has a PAX header with an impossible {what}: {quoted(value[:40])}"
+        )
     return int(value)
 
 
@@ -64,7 +67,9 @@ def seconds(value: bytes) -> int:
     negative = whole.startswith(b"-")
     digits = whole[1:] if negative else whole
     if not (digits.isdigit() and len(digits) <= 16 and (fraction.isdigit() or not fraction)):
-        raise ImageError(f"the archive has a PAX header with an impossible mtime: {value[:40]!r}")
+        raise ImageError(
+            f"the archive has a PAX header with an impossible mtime: {quoted(value[:40])}"
+        )
     if not negative:
         return int(digits)
     return -int(digits) - bool(fraction.strip(b"0"))
@@ -72,6 +77,6 @@ def seconds(value: bytes) -> int:
 
 def _malformed(start: bytes) -> ImageError:
     return ImageError(
-        f"the archive has a malformed PAX header at {start!r}",
+        f"the archive has a malformed PAX header at {quoted(start)}",
         hint="it is damaged, or it was written by a broken tool",
     )

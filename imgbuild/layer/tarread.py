@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from imgbuild.errors import ImageError
 from imgbuild.layer import pax, ustar, whiteouts, xattrs
-from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.layer.entry import Entry, ImagePath, quoted
 from imgbuild.layer.stream import CHUNK, Readable
 from imgbuild.oci.digest import Digest
 
@@ -273,12 +273,12 @@ def _entry(
         return None, header.size
     if header.flag == b"S" or any(key.startswith(b"GNU.sparse.") for key in extra):
         raise ImageError(
-            f"the archive holds {header.name!r} as a sparse file, which is not supported",
+            f"the archive holds {quoted(header.name)} as a sparse file, which is not supported",
             hint="make the archive without --sparse",
         )
     kind = _TYPES.get(header.flag)
     if kind is None:
-        raise ImageError(f"the archive has an entry of unknown type {header.flag!r}")
+        raise ImageError(f"the archive has an entry of unknown type {quoted(header.flag)}")
     raw_name = extra.get(b"path", header.name)
     if kind == "file" and raw_name.endswith(b"/"):  # how V7 wrote directories
         kind = "dir"
@@ -288,7 +288,7 @@ def _entry(
     if kind == "file":
         size = pax.number(extra[b"size"], "size") if b"size" in extra else header.size
         if offset + size > limits.total:
-            raise ImageError(f"the archive says that {path!r} has {size} bytes")
+            raise ImageError(f"the archive says that {quoted(path)} has {size} bytes")
     marker = whiteouts.read_marker(path) if markers else None
     if marker is not None:
         if marker.type == "skip":
@@ -299,7 +299,7 @@ def _entry(
     uid = pax.number(extra[b"uid"], "uid") if b"uid" in extra else header.uid
     gid = pax.number(extra[b"gid"], "gid") if b"gid" in extra else header.gid
     if max(uid, gid) >= 0xFFFFFFFF:  # the last one means "no change" to chown
-        raise ImageError(f"the archive says that {path!r} belongs to {uid}:{gid}")
+        raise ImageError(f"the archive says that {quoted(path)} belongs to {uid}:{gid}")
     entry = Entry(
         path,
         kind,
@@ -320,15 +320,15 @@ def _entry(
 def _path(name: bytes, limits: Limits) -> ImagePath:
     """Return `name` relative and without needless parts; b"" for the root."""
     if not name or b"\0" in name or len(name) > limits.path:
-        raise ImageError(f"the archive has an illegal name: {name[:80]!r}")
+        raise ImageError(f"the archive has an illegal name: {quoted(name[:80])}")
     parts = [part for part in name.split(b"/") if part not in {b"", b"."}]
     if b".." in parts:
         raise ImageError(
-            f"the archive has a name that leads out of it: {name!r}",
+            f"the archive has a name that leads out of it: {quoted(name)}",
             hint="this is how hostile archives attack; get it from somewhere else",
         )
     if len(parts) > limits.depth or any(map(_too_long, parts)):
-        raise ImageError(f"the archive has a name too deep or too long: {name[:80]!r}")
+        raise ImageError(f"the archive has a name too deep or too long: {quoted(name[:80])}")
     return b"/".join(parts)
 
 
@@ -341,12 +341,14 @@ def _link(kind: _Plain, path: ImagePath, link: bytes, limits: Limits, *, markers
     if kind == "hardlink":
         target = _path(link, limits)
         if not target or (markers and whiteouts.is_reserved(target)):
-            raise ImageError(f"the archive links {path!r} to {link!r}")
+            raise ImageError(f"the archive links {quoted(path)} to {quoted(link)}")
         return target
     if kind != "symlink":
         return b""
     if not link or b"\0" in link or len(link) >= limits.path:
-        raise ImageError(f"the archive has an illegal symlink {path!r} to {link[:80]!r}")
+        raise ImageError(
+            f"the archive has an illegal symlink {quoted(path)} to {quoted(link[:80])}"
+        )
     return link
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from imgbuild.errors import ImageError
 from imgbuild.layer import pax, ustar, whiteouts, xattrs
-from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.layer.entry import Entry, ImagePath, quoted
 from imgbuild.layer.stream import CHUNK, Readable
 from imgbuild.layer.tarread import LONGEST_NAME, Limits
 from imgbuild.oci.digest import Digest
@@ -177,8 +177,8 @@ class TarWriter:
             raise ValueError(f"layers are written without {entry.type} entries: {path!r}")
         if whiteouts.is_reserved(path):
             raise ImageError(
-                f"a layer cannot hold {path!r}: names that start with .wh. mark removed files",
-                hint="rename or remove that file before the step ends",
+                f"a layer cannot hold {quoted(path)}: names that start with .wh. mark removed files",
+                hint="rename or remove it, or have an ignore file leave it out of COPY",
             )
         if entry.size < 0 or (entry.type != "file" and entry.size):
             raise ValueError(f"{entry.type} {path!r} has size {entry.size}")
@@ -193,16 +193,17 @@ class TarWriter:
             or len(path) - path.rfind(b"/") - 1 > LONGEST_NAME
         ):
             raise ImageError(
-                f"a layer cannot hold {entry.path[:80]!r}...: its name is too long or too deep",
-                hint="remove or shorten that path before the step ends",
+                f"a layer cannot hold {quoted(entry.path[:80])}...: its name is too long or too deep",
+                hint="shorten or remove it, or have an ignore file leave it out of COPY",
             )
         if self._entries > limits.entries:
             raise ImageError(f"a layer cannot hold more than {limits.entries} files")
         if self._offset + entry.size > limits.total:
             raise ImageError(
-                f"a layer cannot hold {entry.path!r}: with its {entry.size} bytes"
+                f"a layer cannot hold {quoted(entry.path)}: with its {entry.size} bytes"
                 f" the layer gets larger than {limits.total} bytes",
-                hint="a sparse file counts with its whole length; remove it before the step ends",
+                hint="a sparse file counts with its whole length; remove it before the step ends, "
+                "or have an ignore file leave it out of COPY",
             )
 
     def _add_file(self, entry: Entry, content: Readable | None, known: Digest | None) -> Digest:
@@ -264,7 +265,7 @@ def _read_small(entry: Entry, content: Readable) -> bytes:
 
 def _changed(path: ImagePath, how: str) -> ImageError:
     return ImageError(
-        f"{path.decode(errors='backslashreplace')!r} changed while it was read: it {how}",
+        f"{quoted(path)} changed while it was read: it {how}",
         hint="make sure that nothing writes to it during the build, then build again",
     )
 
@@ -315,7 +316,7 @@ def _device(entry: Entry) -> tuple[int, int]:
     if entry.rdev is None or entry.type not in {"char", "block"}:
         return 0, 0
     if not all(0 <= number <= ustar.MAX_ID for number in entry.rdev):
-        raise ImageError(f"tar cannot hold the device number of {entry.path!r}: {entry.rdev}")
+        raise ImageError(f"tar cannot hold the device number of {quoted(entry.path)}: {entry.rdev}")
     return entry.rdev
 
 
@@ -324,7 +325,9 @@ def _add_xattrs(entry: Entry, records: dict[bytes, bytes]) -> None:
         if not xattrs.keep(name):
             continue
         if "=" in name or "\0" in name:
-            raise ImageError(f"tar cannot hold the extended attribute {name!r} of {entry.path!r}")
+            raise ImageError(
+                f"tar cannot hold the extended attribute {name!r} of {quoted(entry.path)}"
+            )
         if name == xattrs.CAPABILITY:
             value = xattrs.to_v2(value)  # noqa: PLW2901 - the rest of the loop wants it so
         records[pax.XATTR_PREFIX + name.encode("utf-8", "surrogateescape")] = value

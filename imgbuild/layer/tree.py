@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from imgbuild import inroot
 from imgbuild.errors import ImageError
 from imgbuild.layer import xattrs
-from imgbuild.layer.entry import ImagePath, sort_key
+from imgbuild.layer.entry import ImagePath, quoted, sort_key
 from imgbuild.layer.lowers import Lowers
 from imgbuild.layer.owners import Ownership, Status
 
@@ -171,7 +171,7 @@ class Tree:
         except FileExistsError:
             if not _is_whiteout(os.lstat(name, dir_fd=at)):
                 raise ImageError(
-                    f"the archive has entries below {path!r}, which is not a directory"
+                    f"the archive has entries below {quoted(path)}, which is not a directory"
                 ) from None
             _dir_for_whiteout(name, at)
         self._pending.setdefault(path, None)

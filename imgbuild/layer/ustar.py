@@ -9,6 +9,7 @@ import zlib
 from typing import NamedTuple
 
 from imgbuild.errors import ImageError
+from imgbuild.layer.entry import quoted
 
 BLOCK = 512
 ZEROS = bytes(BLOCK)
@@ -188,6 +189,6 @@ def _number(field: bytes, what: str, *, signed: bool = False) -> int:
         return int(digits if digits.isdigit() else b"", 8)
     except ValueError:
         raise ImageError(
-            f"the archive has a header with an impossible {what}: {digits!r}",
+            f"the archive has a header with an impossible {what}: {quoted(digits)}",
             hint="it is damaged, or it is not a tar archive",
         ) from None

@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 from imgbuild.errors import ImageError
-from imgbuild.layer.entry import ImagePath
+from imgbuild.layer.entry import ImagePath, quoted
 
 PREFIX = b".wh."
 META_PREFIX = b".wh..wh."
@@ -49,7 +49,7 @@ def read_marker(path: ImagePath) -> Marker | None:
     removed = name.removeprefix(PREFIX)
     if not is_last or removed in {b"", b".", b".."}:
         raise ImageError(
-            f"the layer has an illegal whiteout: {path!r}",
+            f"the layer has an illegal whiteout: {quoted(path)}",
             hint="the image is damaged or hostile; rebuild it with another tool",
         )
     return Marker("whiteout", b"/".join([*parts[:at], removed]))
