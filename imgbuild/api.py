@@ -4,18 +4,16 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from imgbuild.build.homes import registry_options, store_path
 from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
-from imgbuild.errors import ImageError, UsageError
+from imgbuild.build.stored import image_info, read_manifest
+from imgbuild.errors import UsageError
 from imgbuild.events import BuildFinished, EventSink, Notice, ignore
-from imgbuild.oci.config import parse_config
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
-from imgbuild.oci.manifest import Manifest, parse_manifest
 from imgbuild.oci.platform import Platform, parse_platform
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
 from imgbuild.options import STANDARD_PATH, BuildOptions, RegistryOptions
@@ -65,7 +63,7 @@ def build(
     ):
         plan, inputs = _prepare(options, opened, contexts, sink)
         built = build_image(plan, inputs)
-        manifest, _ = _manifest(opened, built.descriptor)
+        manifest, _ = read_manifest(opened, built.descriptor)
         for name in options.tags:
             opened.names.tag(name, built.descriptor)
         if not options.tags:
@@ -230,7 +228,7 @@ def pull(
     with _opened(store) as opened, opened.build_lock():
         descriptor = _fetch(opened, reference, wanted, registry_options(registry), events)
         opened.names.tag(str(reference), descriptor)
-        return _info(opened, str(reference), descriptor)
+        return image_info(opened, str(reference), descriptor)
 
 
 def push(
@@ -257,15 +255,15 @@ def push(
 def images(*, store: PathLike | None = None) -> list[ImageInfo]:
     """Return the images of the store, sorted by name; then the last builds that have none."""
     with _opened(store) as opened:
-        named = [_info(opened, *item) for item in opened.names.list().items()]
-        return named + [_info(opened, "", item) for item in opened.names.unnamed()]
+        named = [image_info(opened, *item) for item in opened.names.list().items()]
+        return named + [image_info(opened, "", item) for item in opened.names.unnamed()]
 
 
 def inspect(name: str, *, store: PathLike | None = None) -> ImageDetails:
     """Return the manifest and config of an image of the store; raise `NameNotFoundError`."""
     with _opened(store) as opened:
         full, descriptor = opened.find(name)
-        manifest, data = _manifest(opened, descriptor)
+        manifest, data = read_manifest(opened, descriptor)
         config = opened.blobs.read(manifest.config.digest)
         return ImageDetails(full, descriptor.digest, data, config)
 
@@ -313,30 +311,9 @@ def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> 
 
 
 def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:
-    if isinstance(context, BuildOptions):
-        if fields:
-            raise UsageError("give a BuildOptions or single options, not both")
-        return _normalised(context)
-    known = BuildOptions.__dataclass_fields__
-    if unknown := sorted(set(fields) - set(known)):
-        from difflib import get_close_matches
+    from imgbuild.build.request import asked
 
-        near = get_close_matches(unknown[0], known, n=1)
-        raise UsageError(
-            f"unknown build option: {unknown[0]}", hint=f"did you mean {near[0]}?" if near else None
-        )
-    where = os.fspath(context) if isinstance(context, os.PathLike) else context
-    return _normalised(BuildOptions(where, **fields))
-
-
-def _normalised(options: BuildOptions) -> BuildOptions:
-    from imgbuild.build.request import settled
-
-    return replace(
-        settled(options),
-        store=store_path(options.store),
-        registry=registry_options(options.registry),
-    )
+    return asked(context, fields)
 
 
 @contextmanager
@@ -478,19 +455,3 @@ def _send(
         )
         registry.tag(target.tag, descriptor)
     store.note_origin(descriptor, f"{target.domain}/{target.path}")
-
-
-def _manifest(store: Store, descriptor: Descriptor) -> tuple[Manifest, bytes]:
-    data = store.blobs.read(descriptor.digest)
-    document = parse_manifest(data, descriptor.media_type)
-    if not isinstance(document, Manifest):
-        raise ImageError(f"{descriptor.digest} is an index, not an image")
-    return document, data
-
-
-def _info(store: Store, name: str, descriptor: Descriptor) -> ImageInfo:
-    manifest, data = _manifest(store, descriptor)
-    config = parse_config(store.blobs.read(manifest.config.digest))
-    size = len(data) + sum(child.size for child in manifest.children())
-    familiar = parse_reference(name).familiar if name else "<none>"
-    return ImageInfo(name, familiar, descriptor.digest, size, config.created)

@@ -6,10 +6,41 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from imgbuild.build.homes import registry_options, store_path
 from imgbuild.build.places import URL
 from imgbuild.errors import UsageError
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
 from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, Secret, SshAgent
+
+
+def asked(context: Any, fields: Mapping[str, Any]) -> BuildOptions:
+    """Return the options of a call: those that `context` is, else it and `fields` by name.
+
+    Raises `UsageError` for what is wrong.
+    """
+    if isinstance(context, BuildOptions):
+        if fields:
+            raise UsageError("give a BuildOptions or single options, not both")
+        options = context
+    else:
+        _check_names(fields)
+        options = BuildOptions(context, **fields)
+    return replace(
+        settled(options),
+        store=store_path(options.store),
+        registry=registry_options(options.registry),
+    )
+
+
+def _check_names(fields: Mapping[str, Any]) -> None:
+    known = BuildOptions.__dataclass_fields__
+    if unknown := sorted(set(fields) - set(known)):
+        from difflib import get_close_matches
+
+        near = get_close_matches(unknown[0], known, n=1)
+        raise UsageError(
+            f"unknown build option: {unknown[0]}", hint=f"did you mean {near[0]}?" if near else None
+        )
 
 
 def settled(options: BuildOptions) -> BuildOptions:
@@ -115,7 +146,13 @@ def _check_folder(flag: str, path: Path) -> None:
 
 def _context(value: Any) -> Any:
     """Return a file as it is, and text too: it may be a URL."""
-    return value if isinstance(value, str) or _is_file(value) else Path(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, str) or _is_file(value):
+        return value
+    raise UsageError(
+        f"a context cannot be {type(value).__name__}", hint="give a path, a URL or an open file"
+    )
 
 
 def _dockerfile(value: Any) -> Any:

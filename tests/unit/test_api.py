@@ -92,6 +92,12 @@ def test_one_name_is_no_list_of_letters(context: Path, store: Path) -> None:
     assert imgbuild.build(context, store=store, tags="ab").names == ("docker.io/library/ab:latest",)
 
 
+@pytest.mark.parametrize("context", [None, b"folder", 7, ["."]])
+def test_a_context_of_another_type(context: Any, store: Path) -> None:
+    with pytest.raises(UsageError, match=f"a context cannot be {type(context).__name__}"):
+        imgbuild.build(context, store=store)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

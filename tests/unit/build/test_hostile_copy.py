@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import signal
 import socket
 import tarfile
@@ -173,8 +174,11 @@ def test_names_of_whiteouts(how: str, name: str, store: Store, context: Path) ->
     path.parent.mkdir(exist_ok=True)
     path.write_text("")
     source = name if how == "alone" else "."
-    error = refused(store, context, f"FROM scratch\nCOPY {source} /{source}\n", r"\.wh\.")
-    assert error.hint is not None
+    shown = ".wh.d" if name == ".wh.d/x" else name
+    error = refused(
+        store, context, f"FROM scratch\nCOPY {source} /{source}\n", f" '{re.escape(shown)}'"
+    )
+    assert error.hint == "rename or remove it, or have an ignore file leave it out of COPY"
 
 
 def test_names_of_whiteouts_that_are_ignored(store: Store, context: Path) -> None:
