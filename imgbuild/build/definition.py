@@ -1,10 +1,12 @@
 """The Dockerfile of a build: found, and read within limits."""
 
 import errno
+import os
+import stat
 from collections.abc import Sequence
 from os import fsdecode, fsencode
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from imgbuild.build.context import ContextTree
 from imgbuild.build.copyrules import clean, resolve
@@ -28,14 +30,30 @@ class Definition(NamedTuple):
 
 def read_local(context: Path, asked: Path | None) -> Definition:
     """Read the Dockerfile `asked` for, else that of a folder; raise `ContextError`."""
-    for path in _candidates(context, asked):
+    tried = _candidates(context, asked)
+    for path in tried:
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=_at_once if asked is None else None) as file:
+                if asked is None:
+                    _check_regular(file, path)
                 return read_stream(file, path.name, str(path))._replace(place=path)
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
                 raise unreadable(path, error) from None
-    raise no_dockerfile(context, asked)
+    raise no_dockerfile(context, asked, tried)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open what nobody named without waiting for whoever may write to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _check_regular(file: BinaryIO, path: Path) -> None:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise ContextError(
+            f"the Dockerfile {path} is not a regular file",
+            hint=f"to read it all the same: -f {path}",
+        )
 
 
 def local_place(context: Path, asked: Path | None) -> Path | None:
@@ -43,11 +61,12 @@ def local_place(context: Path, asked: Path | None) -> Path | None:
 
     Raises `ContextError` for one that was named and is not there.
     """
-    for path in _candidates(context, asked):
+    tried = _candidates(context, asked)
+    for path in tried:
         if path.exists():
             return path
     if asked is not None:
-        raise no_dockerfile(context, asked)
+        raise no_dockerfile(context, asked, tried)
     return None
 
 

@@ -91,11 +91,17 @@ def unreadable(dockerfile: Path, error: OSError) -> ContextError:
     return ContextError(f"cannot read the Dockerfile {dockerfile}: {error.strerror}", hint=hint)
 
 
-def no_dockerfile(context: Path, asked: Path | None) -> ContextError:
-    """Return the error for a Dockerfile that is not there: `asked` for with -f, or in `context`."""
+def no_dockerfile(context: Path, asked: Path | None, tried: Sequence[Path]) -> ContextError:
+    """Return the error for a Dockerfile that is not there: `asked` for with -f, or in `context`.
+
+    `tried` is where it was looked for.
+    """
     hint = "name it with -f PATH, or give the folder that has it"
     similar = _dockerfiles(_names(context))
-    if len(similar) == 1:
+    dangling = next((path for path in tried if path.is_symlink()), None)
+    if dangling is not None:
+        hint = f"{dangling} is a symlink to what is not there"
+    elif len(similar) == 1:
         hint = f"did you mean -f {context / similar[0]}?"
     if asked is None:
         return ContextError(f"there is no Dockerfile in {context}", hint=hint)

@@ -1,5 +1,7 @@
 """The Dockerfile of a folder, wherever it is, with the ignore file that goes with it."""
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import imgbuild
 from imgbuild.build.definition import local_place, read_local
 from imgbuild.errors import ContextError
+from tests.support.deadline import in_time
 
 TEXT = "FROM scratch\nCOPY . /\n"
 
@@ -76,5 +79,27 @@ def test_what_is_ignored_works_all_the_same(context: Path) -> None:
 
 def test_a_link_that_leads_nowhere(context: Path) -> None:
     (context / "Dockerfile").symlink_to("absent")
-    with pytest.raises(ContextError, match="there is no Dockerfile in"):
+    with pytest.raises(ContextError, match="there is no Dockerfile in") as caught:
         read_local(context, None)
+    assert caught.value.hint == f"{context / 'Dockerfile'} is a symlink to what is not there"
+    (context / "My").symlink_to("absent")
+    for look in (read_local, local_place):
+        with pytest.raises(ContextError, match="there is no Dockerfile at My") as caught:
+            look(context, Path("My"))
+        assert caught.value.hint == f"{context / 'My'} is a symlink to what is not there"
+
+
+def test_a_pipe_in_the_context_is_not_waited_for(context: Path) -> None:
+    os.mkfifo(context / "Dockerfile")
+    with in_time(10), pytest.raises(ContextError, match="is not a regular file") as caught:
+        read_local(context, None)
+    assert caught.value.hint == f"to read it all the same: -f {context / 'Dockerfile'}"
+
+
+def test_a_pipe_that_is_named_is_read(context: Path) -> None:
+    os.mkfifo(context / "My")
+    writer = threading.Thread(target=(context / "My").write_text, args=(TEXT,))
+    writer.start()
+    with in_time(10):
+        assert read_local(context, context / "My").data == TEXT.encode()
+    writer.join()

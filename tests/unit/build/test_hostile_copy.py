@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import re
-import signal
 import socket
 import tarfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from imgbuild.errors import ContextError, ImgbuildError
 from imgbuild.snapshot.remove import remove_tree
 from imgbuild.store.store import Store
 from tests.support.archives import archive, member
+from tests.support.deadline import in_time
 from tests.support.users import folder_of, python_as
 from tests.unit.build.building import build, content, members, names, uncompressed
 
@@ -380,22 +380,6 @@ def test_a_file_cannot_be_read(tmp_path: Path) -> None:
 
 
 # --- what is no file
-
-
-@contextmanager
-def in_time(seconds: float) -> Iterator[None]:
-    """Fail instead of hanging."""
-
-    def late(*_: object) -> None:
-        raise AssertionError("the build hangs")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("text", [COPY, "FROM scratch\nCOPY p /\n", "FROM scratch\nADD p /\n"])
