@@ -70,6 +70,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _reason(chain: list[BaseException]) -> str:
     """Return the words of the innermost error that has some."""
     for item in reversed(chain):
+        missing = getattr(item, "expected", None)  # of an IncompleteRead
+        if isinstance(missing, int):
+            return f"{missing} bytes are missing"
         if isinstance(item, OSError) and item.strerror:
             return item.strerror.lower() if item.strerror[:1].isupper() else item.strerror
     return str(chain[-1]).strip() or type(chain[-1]).__name__

@@ -239,10 +239,10 @@ class _Download:
             "cut": f"the connection to {host} broke off",
             "timeout": f"{host} does not answer",
         }.get(failure.kind, f"{host} cannot be reached")
-        error = UnreachableError(
-            f"{self._shown}: {happened}: {failure.detail}",
-            hint=connection_hint(failure, "server"),
-        )
+        hint = connection_hint(failure, "server")
+        if failure.kind == "cut" and not failure.proxy:
+            hint = "the server, or what is on the way to it, gave up: try again later"
+        error = UnreachableError(f"{self._shown}: {happened}: {failure.detail}", hint=hint)
         if failure.kind in {"certificate", "tls"}:
             raise error from failure
         tries = TRIES if failure.kind in {"cut", "timeout"} else CONNECT_TRIES

@@ -301,8 +301,12 @@ def test_a_body_that_always_breaks_off_is_no_file(
 ) -> None:
     url = web.put("/a", BODY, chunked=chunked, ranges=False)
     web.cut("GET", "/a", 4000, times=100, reset=False)
-    with pytest.raises(UnreachableError, match="broke off"):
+    with pytest.raises(UnreachableError, match="broke off") as caught:
         download(url)
+    assert "IncompleteRead" not in caught.value.message
+    if not chunked:
+        assert caught.value.message.endswith(f": {len(BODY) - 4000} bytes are missing")
+    assert caught.value.hint == "the server, or what is on the way to it, gave up: try again later"
     assert len(web.requests) == 5
 
 
