@@ -106,7 +106,7 @@ class ContextTree:
         return None if item is None else item.entry(path)
 
     def item(self, path: ImagePath) -> Item | None:
-        """Return what `lstat` tells as an item without a name, with the `Stat` of a file."""
+        """Return what `lstat` tells as an item without a name, with the `stat` of a file."""
         if path not in self._items:
             self._items[path] = self._look(path)
         return self._items[path]

@@ -21,19 +21,11 @@ _CHUNK = 4096
 _FORMAT = 2
 
 
-class Stat(NamedTuple):
-    """What tells that a file was not changed: times are in nanoseconds."""
-
-    dev: int
-    ino: int
-    mtime_ns: int
-    ctime_ns: int
-
-
 class Item(NamedTuple):
     """One thing below a selected directory: `rel` is relative to it.
 
-    The fields up to `digest` are those of an `Entry`. `stat` is of a file of this machine.
+    The fields up to `digest` are those of an `Entry`. `stat` is of a file of this machine:
+    what tells that it was not changed, as device, inode, mtime and ctime in nanoseconds.
     `group` is the same for all names of one file, and empty for a file with one name here. `implied`
     tells of a directory that is only there for what was selected below it.
     """

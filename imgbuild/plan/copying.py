@@ -35,13 +35,7 @@ def plan_copy(
     remote = [remote_source(path, instruction, checksum) for path in sources]
     if instruction.exclude:
         _check_patterns(instruction.exclude)
-    roots: tuple[str | RemoteSource, ...]
-    pivots = None
-    if isinstance(instruction, Copy) and instruction.parents:
-        roots, pivots = split_parents(sources)
-    else:
-        pairs = zip(remote, sources, strict=True)
-        roots = tuple(found or source_path(path) for found, path in pairs)
+    roots, pivots = _roots(instruction, sources, remote)
     return CopyStep(
         span=instruction.span,
         name=redacted(name),
@@ -61,6 +55,16 @@ def plan_copy(
         link=instruction.link and chmod is None,
         pivots=pivots,
     )
+
+
+def _roots(
+    instruction: Copy | Add, sources: tuple[str, ...], remote: list[RemoteSource | None]
+) -> tuple[tuple[str | RemoteSource, ...], tuple[str, ...] | None]:
+    """Return what is copied from, and with --parents what is selected there."""
+    if isinstance(instruction, Copy) and instruction.parents:
+        return split_parents(sources)
+    pairs = zip(remote, sources, strict=True)
+    return tuple(found or source_path(path) for found, path in pairs), None
 
 
 def copy_tree(context: str, span: Span, name: str) -> CopyStep:
