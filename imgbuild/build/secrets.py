@@ -33,6 +33,7 @@ class Secrets:
         self._agents = {agent.id: agent for agent in agents}
         self._search_path = search_path
         self._started: dict[str, KeyAgent] = {}
+        self._drained: dict[str, bytes] = {}
         for secret in self._secrets.values():
             _check_secret(secret)
         for agent in self._agents.values():
@@ -56,10 +57,13 @@ class Secrets:
             return None
         if secret.value is not None:
             return secret.value
+        if name in self._drained:
+            return self._drained[name]
         path = secret.path or Path(name)
         try:
             with path.open("rb") as file:
                 data = file.read(_LARGEST + 1)
+                is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         except OSError as error:
             raise ContextError(
                 f"cannot read the secret {name} from {path}: {error.strerror}",
@@ -67,6 +71,9 @@ class Secrets:
             ) from None
         if len(data) > _LARGEST:
             raise _too_large(name)
+        if not is_regular:
+            # A pipe gives its content once.
+            self._drained[name] = data
         return data
 
     def ssh(self, name: str = "default") -> Path | None:

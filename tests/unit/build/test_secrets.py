@@ -17,6 +17,7 @@ from imgbuild.build.secrets import Secrets
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.options import BuildOptions, Secret, SshAgent
 from tests.support.command import environment
+from tests.support.deadline import in_time
 
 needs_ssh = pytest.mark.skipif(not shutil.which("ssh-agent"), reason="OpenSSH is not installed")
 PATH = os.environ["PATH"]
@@ -51,6 +52,19 @@ def test_values_and_files(tmp_path: Path) -> None:
     assert secrets.get("b") == b"of a file\0\n"
     assert secrets.get("b2") == b"v"
     assert secrets.get("c") is None
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    end, start = os.pipe()
+    os.write(start, b"token")
+    os.close(start)
+    try:
+        # As the shell has it: --secret id=a,src=<(pass show token)
+        secrets = Secrets([Secret("a", Path(f"/proc/self/fd/{end}"))])
+        with in_time(10):
+            assert [secrets.get("a") for _ in range(3)] == [b"token"] * 3
+    finally:
+        os.close(end)
 
 
 def test_the_last_of_a_name_counts() -> None:
