@@ -24,7 +24,7 @@ from imgbuild.build.archives import (
 from imgbuild.build.copyrules import show
 from imgbuild.build.definition import check_bytes
 from imgbuild.errors import ContextError, ImageError
-from imgbuild.layer.entry import Entry, ImagePath
+from imgbuild.layer.entry import Entry, ImagePath, quoted
 from imgbuild.layer.stream import Readable
 from imgbuild.layer.tarread import read_tar, scan
 from imgbuild.options import ArchiveLimits
@@ -191,7 +191,13 @@ def _check_links(tree: IndexedTree, entries: Sequence[Entry]) -> None:
     """Raise `ImageError` for a hard link to what is no file of the archive."""
     for entry in entries:
         if entry.type == "hardlink":
-            tree.lstat(entry.path)
+            try:
+                tree.lstat(entry.path)
+            except ImageError:
+                raise ImageError(
+                    f"the archive links {quoted(entry.path)} to {quoted(entry.linkname)}, "
+                    "which is no file in it"
+                ) from None
 
 
 def newest_inside(stream: Readable, limits: ArchiveLimits) -> int | None:
