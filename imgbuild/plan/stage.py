@@ -124,8 +124,9 @@ class StageWork:
         instruction = item.instruction
         self._watch.item(item, self._scope)
         if self._watch.dry and isinstance(instruction, Run | Copy | Add):
-            if isinstance(instruction, Copy) and instruction.from_:
-                find_source(instruction.from_, self._node)
+            if not isinstance(instruction, Run):
+                # For its errors: what it says may be wrong.
+                self._copy(instruction, "", find_source)
             return None
         match instruction:
             case Arg():

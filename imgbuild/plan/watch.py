@@ -15,7 +15,7 @@ class Watch(Protocol):
     """Is told of everything in the order in which BuildKit gets to it.
 
     With `all_stages`, stages that the target does not need are planned too. With `dry`, nothing is
-    to be built: no steps are made of RUN, COPY and ADD.
+    to be built: no steps are made of RUN, COPY and ADD, but what COPY and ADD say is checked.
     """
 
     @property

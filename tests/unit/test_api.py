@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import imgbuild
-from imgbuild.errors import NameNotFoundError, StoreError, UsageError
+from imgbuild.errors import DockerfileError, NameNotFoundError, StoreError, UsageError
 from imgbuild.events import BuildFinished, Event, Notice
 from imgbuild.options import BuildOptions, Output, RegistryOptions
 from imgbuild.plan.model import RunStep
@@ -311,3 +311,26 @@ def test_the_library_leaves_standard_input_alone(field: str, context: Path, stor
     with pytest.raises(UsageError, match="does not read standard input") as caught:
         imgbuild.build(BuildOptions(**{"context": context, "store": store, field: "-"}))
     assert "sys.stdin.buffer" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("COPY --chmod=9 a /", "invalid chmod parameter"),
+        ("COPY --exclude=[ a /", "invalid excludepatterns"),
+        ("COPY https://example.com/a /", "source can't be a URL for COPY"),
+        ("ADD --checksum=md5:aa https://example.com/a /", "unsupported digest algorithm"),
+        ("ADD --checksum=x a /", "checksum requires HTTP"),
+    ],
+)
+def test_a_check_finds_what_is_wrong_with_a_copy(
+    context: Path, store: Path, line: str, message: str
+) -> None:
+    (context / "Dockerfile").write_text(f"FROM scratch\n{line}\n")
+    error = imgbuild.check(context, store=store).error
+    assert isinstance(error, DockerfileError)
+    assert message in error.message
+    assert error.span is not None
+    assert error.span.first == 2
+    with pytest.raises(DockerfileError, match=message):
+        imgbuild.plan(context, store=store)
