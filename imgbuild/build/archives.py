@@ -1,6 +1,5 @@
 """Archives that ADD unpacks: told by content, decompressed into a nameless file, listed."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -93,6 +92,8 @@ def unpack(
     Raises `ContextError` for an archive that is damaged, tries to leave its directory or is past
     `limits`, `DiskFullError` when there is no room for it.
     """
+    import tempfile
+
     from imgbuild.layer.tarread import scan
 
     file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by the archive
