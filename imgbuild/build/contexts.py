@@ -219,7 +219,8 @@ class Contexts:
         size = os.fstat(file.fileno()).st_size
         entry = Entry(_FILE, "file", 0o600, mtime=found.modified or 0, size=size)
         shown = redacted(source.url)
-        tree = IndexedTree([entry._replace(digest=found.digest)], file, shown)
+        where = f"{shown}, which is one file: {_FILE.decode()}"
+        tree = IndexedTree([entry._replace(digest=found.digest)], file, where)
 
         def time() -> int | None:
             with tree.open(_FILE) as stream:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Selected, Source, Tree, clean, matches, select, show
+from imgbuild.build.copyrules import Selected, Source, Tree, clean, matches, resolve, select, show
 from imgbuild.build.listing import Item, Listing, from_entry
 from imgbuild.build.wildcard import has_wildcard
 from imgbuild.errors import ContextError
@@ -204,9 +204,21 @@ def _hint(tree: ContextTree | RootView, raw: bytes) -> str:
             f"paths cannot leave {tree.where}: build in a folder further up, or "
             "give the other one as --build-context NAME=FOLDER and COPY --from=NAME"
         )
+    if link := _leads_out(tree, path):
+        return f"{show(path)} is a symlink to {link}, which is looked for in {tree.where}"
+    if b"://" in raw or raw.startswith(b"ftp:/"):
+        return "ADD fetches http(s) URLs and git repositories; all else is a path"
     similar = _similar(tree, path)
     guess = f"; did you mean {show(similar)}?" if similar else ""
     return f"paths are relative to {tree.where}{guess}"
+
+
+def _leads_out(tree: Tree, path: ImagePath) -> str | None:
+    """Return where a symlink at `path` leads to; None where there is none."""
+    entry = tree.lstat(resolve(tree.lstat, path, follow_last=False))
+    if entry is None or entry.type != "symlink":
+        return None
+    return entry.linkname.decode("utf-8", "backslashreplace")
 
 
 def _climbs(raw: bytes) -> bool:

@@ -55,6 +55,18 @@ def test_nothing_near_is_not_guessed(store: Store, files: Path, pattern: str) ->
     assert hint(store, files, pattern) == "paths are relative to the build context, CONTEXT"
 
 
+def test_a_symlink_that_leads_nowhere_is_named(store: Store, files: Path) -> None:
+    (files / "secret").symlink_to("/etc/shadow")
+    expected = (
+        "/secret is a symlink to /etc/shadow, which is looked for in the build context, CONTEXT"
+    )
+    assert hint(store, files, "secret") == expected
+
+
+def test_what_only_looks_like_a_url_is_a_path(store: Store, files: Path) -> None:
+    assert hint(store, files, "ftp:/example.com/x").startswith("ADD fetches http(s) URLs")
+
+
 def test_names_of_any_bytes_are_compared(store: Store, files: Path) -> None:
     (files / os.fsdecode(b"caf\xe9-menu")).touch()
     assert hint(store, files, os.fsdecode(b"cafe-menu")).endswith(r"did you mean /caf\xe9-menu?")
