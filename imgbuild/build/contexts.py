@@ -251,6 +251,11 @@ def _check_text(head: bytes, shown: str) -> None:
             f"{shown} holds nothing but zeros: an empty archive, or no archive",
             hint="send a Dockerfile, or a tar that has one",
         )
+    if b"\0" in head:
+        raise ContextError(
+            f"{shown} is neither text nor a tar",
+            hint="send a Dockerfile, or a tar that has one: plain, gzip, bzip2, xz or zstd",
+        )
 
 
 @contextmanager
