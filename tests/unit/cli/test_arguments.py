@@ -382,3 +382,23 @@ def test_no_flag_of_other_builders_is_one_of_ours() -> None:
     build = command_line.get_command(None, "build")  # type: ignore[arg-type]
     assert build is not None
     assert not foreign._HINTS.keys() & {flag for p in build.params for flag in p.opts}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [("", 2, "give --yes"), ("n\n", 1, "nothing was removed"), ("y\n", 0, "Remove everything")],
+)
+def test_reset_asks(
+    answer: str,
+    status: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    gone: list[Path] = []
+    monkeypatch.setattr(api, "reset", lambda *, store: gone.append(store))
+    assert main(["reset", "--store", str(tmp_path)]) == status
+    assert words in capsys.readouterr().err
+    assert gone == ([tmp_path] if status == 0 else [])
