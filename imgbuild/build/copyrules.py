@@ -7,7 +7,7 @@ Pure: it asks two trees and touches nothing. The rules are those of BuildKit's f
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from imgbuild.build.listing import Item
 from imgbuild.build.wildcard import has_wildcard, match
@@ -42,8 +42,9 @@ class Source(NamedTuple):
     """A selected source, `item`, with all that is below it, in the order of `sort_key`.
 
     `name` is the last element as written, `path` where it really is. `number` is that of the
-    selected thing among all of a step, and what is below counts on from it. `unpacked` tells that the
-    source is an archive, whose members `below` lists in their own order.
+    selected thing among all of a step, and what is below counts on from it. `unpacked` is set for an
+    archive, whose members `below` lists in their own order; those of a plain one are sorted, each
+    is there once, none is a hard link, and nothing is below what is no directory.
     """
 
     name: bytes
@@ -51,7 +52,7 @@ class Source(NamedTuple):
     item: Item
     below: Collection[Item] = ()
     number: int = 0
-    unpacked: bool = False
+    unpacked: Literal["", "any", "plain"] = ""
 
 
 class Placed(NamedTuple):

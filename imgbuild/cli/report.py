@@ -1,7 +1,6 @@
 """Render errors for people: where, what, and what to do next."""
 
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 
@@ -62,6 +61,8 @@ def show(error: ImgbuildError) -> int:
 
 def show_bug(error: BaseException) -> int:
     """Keep the trace of an unexpected exception in a file, say so in one line, return 70."""
+    import tempfile
+
     with tempfile.NamedTemporaryFile(
         "w", prefix="imgbuild-crash-", suffix=".txt", delete=False
     ) as file:
