@@ -170,6 +170,15 @@ def show(path: bytes) -> str:
     return "/" + path.strip(b"/").decode("utf-8", "backslashreplace")
 
 
+def no_directory(path: bytes) -> ContextError:
+    """Return the error for what would go into, or be merged with, a file of the image."""
+    return ContextError(
+        f"cannot copy to non-directory: {show(path)}",
+        hint="a file is there already; for several sources, or to copy into a directory, "
+        "end the destination with a /",
+    )
+
+
 # --- placing them
 
 
@@ -241,7 +250,7 @@ class Placing:
                 entry = self._new_dir(at, above)
                 self.made[at] = Placed(entry)
             elif entry.type != "dir":
-                raise ContextError(f"cannot copy to non-directory: {show(at)}")
+                raise no_directory(at)
             above = entry
 
     def _new_dir(self, at: ImagePath, above: Entry) -> Entry:
@@ -313,8 +322,12 @@ class Placing:
         is_dir = item.type == "dir"
         if existing is not None and is_dir != (existing.type == "dir"):
             if is_dir:
-                raise ContextError(f"cannot copy to non-directory: {show(at)}")
-            raise ContextError(f"cannot replace to directory {show(at)} with file")
+                raise no_directory(at)
+            raise ContextError(
+                f"cannot replace to directory {show(at)} with file",
+                hint="a source of that name is a file, what is there is a directory: "
+                "choose another destination",
+            )
         if item.implied and existing is not None:
             # It was there already: it takes the source's mode alone.
             return Placed(_with_mode(existing, at, item.mode))

@@ -15,6 +15,7 @@ from imgbuild.build.copyrules import (
     Target,
     Tree,
     as_links,
+    no_directory,
     resolve,
     show,
 )
@@ -157,7 +158,7 @@ class _Unpacking:
                 made = Entry(at, "dir", 0o755, mtime=self._target.made_time)
                 self._put(Placed(made))
             elif existing.type != "dir":
-                raise ContextError(f"cannot copy to non-directory: {show(at)}")
+                raise no_directory(at)
 
     def _clear(self, at: ImagePath, item: Item) -> None:
         """Forget the directory that a member of another type takes the place of."""

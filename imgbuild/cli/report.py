@@ -10,6 +10,7 @@ from imgbuild.errors import ImgbuildError, Span, StepFailedError
 _RULE = "-" * 20
 _CONTEXT = 2
 _LAST_LINES = 15
+_LONGEST = 1000  # characters of one line; what is longer is data
 
 
 def render(error: ImgbuildError) -> str:
@@ -45,6 +46,8 @@ def frame(title: str, span: Span, lines: Sequence[str], around: int) -> str:
     for number in range(first, last + 1):
         mark = ">>>" if span.first <= number <= span.last else "   "
         line = sanitise(lines[number - 1].removesuffix("\r"))
+        if len(line) > _LONGEST:
+            line = f"{line[:_LONGEST]}…"
         rows.append(f" {number:3d} | {mark} {line}")
     rows.append(_RULE)
     return "\n".join(rows)
