@@ -84,7 +84,7 @@ def _check_numbers(options: BuildOptions) -> None:
         raise UsageError("source_date_epoch is before 1970", hint="give seconds since 1970")
     largest: Any = options.download_limit
     if not isinstance(largest, int) or largest <= 0:
-        raise UsageError("download_limit is not above 0", hint="give a number of bytes")
+        raise UsageError("the limit of downloads has to be above 0", hint="give a size: 500m, 16g")
     limits = options.archive_limits
     if min(limits.entries, limits.size) < 1 or limits.ratio < 0:
         raise UsageError(
@@ -174,8 +174,8 @@ def _secret(secret: Any) -> Secret:
     # What is shown is never the value.
     if not isinstance(secret, Secret):
         raise UsageError(
-            f"secrets have to be Secret values, not {type(secret).__name__}",
-            hint='give [Secret("NAME", path=…)] or [Secret("NAME", value=b"…")]',
+            f"secrets has no Secret, but a {type(secret).__name__}",
+            hint='give imgbuild.Secret("NAME", value=b"…") or imgbuild.Secret("NAME", path)',
         )
     value: Any = secret.value
     if value is not None and not isinstance(value, bytes):
@@ -188,8 +188,8 @@ def _agents(agents: Iterable[Any]) -> tuple[SshAgent, ...]:
     for agent in agents:
         if not isinstance(agent, SshAgent):
             raise UsageError(
-                f"ssh has to be SshAgent values, not {type(agent).__name__}",
-                hint='give [SshAgent("default", (SOCKET,))]',
+                f"ssh has no SshAgent, but a {type(agent).__name__}",
+                hint='give imgbuild.SshAgent("default", [SOCKET])',
             )
         name = agent.id or "default"
         if name in found:

@@ -190,7 +190,7 @@ def _select(tree: ContextTree | RootView, pattern: str) -> list[Selected]:
     try:
         return select(tree, raw)
     except ContextError as error:
-        error.hint = error.hint or (_hint(tree, raw) if tree.where else None)
+        error.hint = error.hint or (_hint(tree, raw) if tree.where else _hint_inside(tree, raw))
         raise
 
 
@@ -206,9 +206,23 @@ def _hint(tree: ContextTree | RootView, raw: bytes) -> str:
             f"paths cannot leave {tree.where}: build in a folder further up, or "
             "give the other one as --build-context NAME=FOLDER and COPY --from=NAME"
         )
+    if b"://" in raw or raw.startswith(b"ftp:/"):
+        return "ADD fetches http(s) URLs and git repositories; all else is a path"
+    return f"paths are relative to {tree.where}{_guess(tree, path)}"
+
+
+def _hint_inside(tree: ContextTree | RootView, raw: bytes) -> str:
+    """Say why a stage or an image has nothing at `raw`."""
+    path = clean(raw)
+    if link := _broken_link(tree, path):
+        return link
+    start = "paths in a stage or image start at its root, whatever its WORKDIR"
+    return f"{start}{_guess(tree, path)}"
+
+
+def _guess(tree: Tree, path: ImagePath) -> str:
     similar = _similar(tree, path)
-    guess = f"; did you mean {show(similar)}?" if similar else ""
-    return f"paths are relative to {tree.where}{guess}"
+    return f"; did you mean {show(similar)}?" if similar else ""
 
 
 def _broken_link(tree: ContextTree | RootView, path: ImagePath) -> str | None:
@@ -222,7 +236,8 @@ def _broken_link(tree: ContextTree | RootView, path: ImagePath) -> str | None:
         if entry.type == "symlink":
             real = resolve(tree.lstat, at)
             if tree.lstat(real) is None:
-                return f"{show(at)} is a symlink to {show(real)}, {_why_missing(tree, real)}"
+                text = entry.linkname.decode("utf-8", "backslashreplace")
+                return f"{show(at)} is a symlink to {text}, {_why_missing(tree, real)}"
             at = real
     return None
 
@@ -230,7 +245,7 @@ def _broken_link(tree: ContextTree | RootView, path: ImagePath) -> str | None:
 def _why_missing(tree: ContextTree | RootView, path: ImagePath) -> str:
     if isinstance(tree, ContextTree) and tree.is_ignored(path):
         return f"and {tree.why_ignored(path)}"
-    return f"which is not in {tree.where}"
+    return f"which is looked for in {tree.where}" if tree.where else "which is not there"
 
 
 def _climbs(raw: bytes) -> bool:

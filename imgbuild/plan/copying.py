@@ -8,7 +8,7 @@ from imgbuild.plan.chmod import parse_changes
 from imgbuild.plan.fetching import check_single_source, redacted, remote_source
 from imgbuild.plan.heredocs import copied_documents
 from imgbuild.plan.model import ContextSource, CopyStep, RemoteSource, Source, UrlSource
-from imgbuild.plan.paths import destination, source_path
+from imgbuild.plan.paths import destination, source_path, written_source
 from imgbuild.plan.scope import Scope
 
 _OCTAL = re.compile(r"[0-7]+")
@@ -64,7 +64,7 @@ def _roots(
     if isinstance(instruction, Copy) and instruction.parents:
         return split_parents(sources)
     pairs = zip(remote, sources, strict=True)
-    return tuple(found or source_path(path) for found, path in pairs), None
+    return tuple(found or written_source(path) for found, path in pairs), None
 
 
 def copy_tree(context: str, span: Span, name: str) -> CopyStep:

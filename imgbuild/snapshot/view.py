@@ -179,8 +179,8 @@ class RootView:
             if entry.type != "hardlink":
                 return number, entry._replace(path=path)
         raise ImageError(
-            f"the image's hard link /{_show(path)} points to /{_show(entry.linkname)}, "
-            "which is not a file in it"
+            f"the hard link /{_show(path)} points to /{_show(entry.linkname)}, "
+            f"which is not a file in {'it' if self.where else 'the image'}"
         )
 
     def _find_raw(self, path: ImagePath, top: int) -> tuple[int, Entry] | None:

@@ -105,10 +105,10 @@ def test_a_context_of_another_type(context: Any, store: Path) -> None:
         ({"network": "bridge"}, "unknown network: bridge"),
         ({"source_date_epoch": -1}, "before 1970"),
         ({"source_date_epoch": "context"}, "is no number"),
-        ({"download_limit": "16g"}, "download_limit"),
-        ({"secrets": {"name": "s3cret"}}, "secrets have to be Secret values, not str"),
+        ({"download_limit": "16g"}, "the limit of downloads"),
+        ({"secrets": {"name": "s3cret"}}, "secrets has no Secret, but a str"),
         ({"secrets": [imgbuild.Secret("name", value="s3cret")]}, "of the secret name is no bytes"),  # type: ignore[arg-type]
-        ({"ssh": ["default"]}, "ssh has to be SshAgent values, not str"),
+        ({"ssh": ["default"]}, "ssh has no SshAgent, but a str"),
         ({"build_args": {"A": 1}}, r"build_args\['A'\] is no text: 1"),
         ({"labels": {"A": None}}, r"labels\['A'\] is no text"),
         ({"tags": ["app@sha256:" + "0" * 64]}, "a name with a digest cannot be given"),
