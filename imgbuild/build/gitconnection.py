@@ -22,6 +22,9 @@ from imgbuild.options import RegistryOptions
 _REDIRECT = re.compile(r"returned error: 30\d")
 _LOCATION = re.compile(r"<= Recv header: location: *(\S+)", re.IGNORECASE)
 _MOST_REDIRECTS = 3
+# git:// and ssh:// have no limits of their own for servers that say nothing, or next to nothing.
+_LONGEST_QUESTION = 300.0  # seconds
+_LONGEST_FETCH = 6 * 3600.0
 _SELF = "localhost,127.0.0.1,::1"
 _TRACE = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1", "GIT_TRACE_REDACT": "1"}
 
@@ -30,13 +33,14 @@ class Reach(NamedTuple):
     """What repositories of a build are reached with.
 
     `known_hosts` is a file of the user's, for keys that are known; without one, the key that a
-    server shows first is kept in `learned_hosts`.
+    server shows first is kept in `learned_hosts`. No more than `most` bytes are fetched at once.
     """
 
     secrets: GitSecrets
     registry: RegistryOptions
     learned_hosts: Path
     known_hosts: Path | None = None
+    most: int | None = None
 
 
 class Connection:
@@ -69,8 +73,10 @@ class Connection:
         self, command: Sequence[str], what: Sequence[str], place: Place, env: Mapping[str, str]
     ) -> bytes:
         base = self._how()
-        access = base._replace(env={**base.env, **env})
+        seconds = _LONGEST_QUESTION if "ls-remote" in command else _LONGEST_FETCH
+        access = base._replace(env={**base.env, **env}, seconds=seconds)
         words = (*command, "--", self._address.url, *what)
+        place = place._replace(largest=self._reach.most)
         return self._git.run(*words, place=place, access=access)
 
     def _how(self) -> Access:
