@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -977,13 +976,9 @@ def test_a_build_that_is_killed_while_it_fetches(
         assert reached.wait(60)
         process.send_signal(signal.SIGKILL)
     with child(tmp_path / "shared", server.address("app")) as process:
-        # The git of the dead build lives, and works in what is kept.
-        while len(server.asked) < 6:
-            time.sleep(0.02)
-        time.sleep(0.3)
-        assert (process.poll(), len(server.asked)) == (None, 6)
-        go_on.set()
+        # The git of the dead build ended with it: nothing is to be waited for.
         assert process.communicate(timeout=60)[0] == f"{commit} one\n"
+    go_on.set()
     with Store.open(tmp_path / "shared") as store:
         assert list(store.paths.staging.iterdir()) == []
 
