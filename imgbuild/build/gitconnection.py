@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,20 +55,32 @@ class Connection:
         self._address = remote
         self._redirects = 0
         self.remote = remote
+        # Whether the server gave an answer to these credentials.
+        self.is_admitted = False
 
     @property
     def private(self) -> tuple[str, ...]:
         """Texts that must not be shown."""
         return self._authorization.private if self._authorization else ()
 
+    def credentials(self) -> str:
+        """Return what tells credentials from others, and not what they are; empty for none."""
+        if self._authorization is not None:
+            return sha256(self._authorization.value.encode("utf-8", "surrogateescape")).hexdigest()
+        # An agent may have any keys.
+        is_lent = self.remote.scheme == "ssh" and self._reach.secrets.ssh() is not None
+        return "ssh" if is_lent else ""
+
     def run(self, command: Sequence[str], *what: str, place: Place = ANYWHERE) -> bytes:
         """Run `git COMMAND -- ADDRESS WHAT`; raise `RemoteFailedError`."""
         try:
-            return self._call(command, what, place, {})
+            told = self._call(command, what, place, {})
         except GitFailedError as failure:
             if not self._follow(failure):
                 raise RemoteFailedError(failure.status, failure.said) from None
-        return self.run(command, *what, place=place)
+            return self.run(command, *what, place=place)
+        self.is_admitted = True
+        return told
 
     def _call(
         self, command: Sequence[str], what: Sequence[str], place: Place, env: Mapping[str, str]

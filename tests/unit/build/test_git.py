@@ -836,6 +836,36 @@ def test_ssh_needs_an_agent(fetcher: GitFetcher) -> None:
 # --- what is kept ---
 
 
+def test_what_was_fetched_with_a_secret_is_for_those_the_server_lets_in(
+    store: Store, tmp_path: Path
+) -> None:
+    with GitServer(tmp_path / "served", token=TOKEN) as server:
+        commit = server.repository("app").commit({"file": "private\n"})
+        address = f"{server.address('app')}#{commit}"
+        with fetching(store, {"GIT_AUTH_TOKEN": TOKEN}) as fetcher:
+            fetcher.checkout(source(address))
+        asked = len(server.asked)
+        with fetching(store, {"GIT_AUTH_TOKEN": TOKEN}) as fetcher:
+            assert files(fetcher.checkout(source(address)).folder) == {"file": "private\n"}
+        assert len(server.asked) == asked
+        for secrets in ({}, {"GIT_AUTH_TOKEN": "wrong"}):
+            with fetching(store, secrets) as fetcher:
+                refused(fetcher, address)
+        assert len(server.asked) > asked
+        assert list(store.paths.staging.iterdir()) == []
+        # Nor by way of somebody's submodule.
+        with GitServer(tmp_path / "other") as other:
+            other.repository("top").add_submodule("sub", server.address("app"), commit)
+            with fetching(store) as fetcher:
+                refused(fetcher, other.address("top"))
+        server.token = ""
+        with fetching(store) as fetcher:
+            fetcher.checkout(source(address))
+        server.token = TOKEN
+        with fetching(store) as fetcher:
+            fetcher.checkout(source(address))
+
+
 def test_a_commit_that_is_there_needs_no_network(
     app: Repository, server: GitServer, store: Store
 ) -> None:
