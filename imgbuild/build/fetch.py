@@ -19,6 +19,7 @@ from imgbuild.store.store import Store
 
 _UNNAMED = b"__unnamed__"
 _LONGEST_NAME = 255
+_LATEST = 253402300799  # the end of the year 9999
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 _HEADER = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
@@ -206,9 +207,10 @@ def parse_time(text: str) -> int | None:
     if found is None:
         return None
     try:
-        return max(0, timegm(found[:6]) - (found[9] or 0))
+        seconds = timegm(found[:6]) - (found[9] or 0)
     except (ValueError, OverflowError):
         return None
+    return max(0, seconds) if seconds <= _LATEST else None
 
 
 def _conditions(headers: Mapping[str, str]) -> dict[str, str]:

@@ -211,7 +211,7 @@ class Transport:
                 verify=True,
                 proxies={"http": proxy, "https": proxy} if proxy else {},
             )
-        except (RequestException, HTTPError, OSError) as error:
+        except (RequestException, HTTPError, OSError, ValueError) as error:
             if isinstance(content, Body) and content.failure is not None:
                 raise content.failure from None
             failure = classify(error, request.url, proxy)

@@ -26,7 +26,8 @@ _LONGEST = 24 * 3600.0
 _MOST_REDIRECTS = 10
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _FINE = frozenset({200, 203})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 # What is larger takes long enough for its progress to be told, in bytes.
 _WORTH_TELLING = 1 << 20
 # What must have come through before the attempts are counted anew.
@@ -159,8 +160,20 @@ class _Download:
         self._out.begin()
         etag = reply.headers.get("ETag", "")
         self._validator = etag if etag.startswith('"') else ""
-        length = reply.headers.get("Content-Length", "")
-        return int(length) if length.isascii() and length.isdigit() else -1
+        return self._length(reply)
+
+    def _length(self, reply: Reply) -> int:
+        text = reply.headers.get("Content-Length")
+        if text is None or "Transfer-Encoding" in reply.headers:
+            return -1
+        # The same one several times is one (RFC 9110, 8.6).
+        lengths = {part.strip() for part in text.split(",")}
+        if len(lengths) != 1 or not _LENGTH.fullmatch(length := lengths.pop()):
+            raise RegistryError(
+                f"{self._shown}: the server sends an impossible Content-Length",
+                hint="take the file from another server",
+            )
+        return int(length)
 
     def _resumed(self, reply: Reply) -> int | None:
         """Return the whole size when `reply` goes on where the last one broke off, else None."""

@@ -311,6 +311,7 @@ def test_names_of_urls(url: str, name: bytes) -> None:
         ("Thu, 01 Jan 1903 00:00:00 GMT", 0),
         ("", None),
         ("soon", None),
+        ("Wed, 01 Jan 2020 00:00:00 -99999999999999", None),
         ("Sat, 99 Jan 99999999999999999999 04:05:06 GMT", None),
     ],
 )

@@ -501,3 +501,26 @@ def test_a_head_that_breaks_off_is_no_empty_file(
     web.on("GET", "/a", act, times=100)
     with pytest.raises(UnreachableError, match="broke off"):
         download(f"{web.url}/a")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nhello",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"Content-Length: -5\r\n\r\nhello",
+        b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello",
+    ],
+    ids=["digits", "two lengths", "negative", "negative chunk", "huge chunk", "no number"],
+)
+def test_sizes_that_are_none_are_errors(answer: bytes, web: FakeWeb, download: Download) -> None:
+    def act(handler: Handler) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + answer)
+        handler.close_connection = True
+        return True
+
+    web.on("GET", "/a", act, times=100)
+    with pytest.raises(RegistryError):
+        download(f"{web.url}/a")
