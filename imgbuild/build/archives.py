@@ -1,14 +1,14 @@
 """Archives that ADD unpacks: told by content, decompressed into a nameless file, listed."""
 
-import tempfile
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO, Self
 
 from imgbuild.build.copyrules import Source, show
-from imgbuild.build.listing import Item, from_entry
+from imgbuild.build.listing import Item, Listing, from_entry
 from imgbuild.errors import ContextError, ImageError
 from imgbuild.layer.decompress import LARGEST_WINDOW, open_uncompressed
 from imgbuild.layer.entry import Entry
@@ -19,6 +19,9 @@ from imgbuild.store.failure import store_error
 if TYPE_CHECKING:
     from imgbuild.layer.tarread import Limits
 
+if TYPE_CHECKING:
+    from imgbuild.layer.sortedindex import SortedIndex
+
 _CHUNK = 1 << 20
 _MAGIC_BZIP2 = b"BZh"
 _MAGIC_XZ = b"\xfd7zXZ\0"
@@ -27,28 +30,49 @@ _MAGIC_ZSTD = b"\x28\xb5\x2f\xfd"
 _BLOCK = 512
 # What is packed well is only suspicious once it is large (bytes).
 _RATIO_FROM = 1 << 30
-# Names of members are held in memory (bytes).
+# What names and attributes of members take together (bytes).
 _MOST_NAMES = 256 << 20
 
 
 class UnpackedArchive:
-    """A decompressed archive with its members; close it when done."""
+    """A decompressed archive with its members; close it when done.
 
-    def __init__(self, file: IO[bytes], members: list[Entry]) -> None:
+    `is_plain` tells that each member is there once, and none below what is no directory; they are
+    sorted then.
+    """
+
+    def __init__(
+        self, file: IO[bytes], members: "list[Entry] | SortedIndex", scratch: Path
+    ) -> None:
         self._file = file
         self._members = members
+        self._scratch = scratch
+        self._places = array("Q")  # where contents are: offset, size
+        self.is_plain = not isinstance(members, list) and not any(members.hard_links())
+        self._below: Collection[Item] | None = None
 
-    def below(self) -> tuple[Item, ...]:
+    def below(self) -> Collection[Item]:
         """Return the members in their own order: a later one replaces an earlier one."""
-        return tuple(from_entry(entry.path, entry) for entry in self._members)
+        if self._below is None:
+            entries = self._members if isinstance(self._members, list) else self._members.entries()
+            items = map(self._item, entries)
+            self._below = Listing(items, self._scratch) if self.is_plain else tuple(items)
+        return self._below
+
+    def _item(self, entry: Entry) -> Item:
+        self._places.extend((entry.offset, entry.size))
+        return from_entry(entry.path, entry)
 
     def open(self, number: int) -> "Section":
         """Return the content of a member that is a file, by its place among `below`."""
-        entry = self._members[number]
-        return Section(self._file, entry.offset, entry.size)
+        return Section(self._file, self._places[2 * number], self._places[2 * number + 1])
 
     def close(self) -> None:
         self._file.close()
+        if not isinstance(self._members, list):
+            self._members.close()
+        if isinstance(self._below, Listing):
+            self._below.close()
 
 
 class Section:
@@ -93,6 +117,8 @@ def unpack(
     Raises `ContextError` for an archive that is damaged, tries to leave its directory or is past
     `limits`, `DiskFullError` when there is no room for it.
     """
+    import tempfile
+
     from imgbuild.layer.tarread import scan
 
     file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed by the archive
@@ -100,10 +126,10 @@ def unpack(
         if not _decompress(stream, file, limits):
             file.close()
             return None
-        members = Members(limits)
         file.seek(0)
-        scan(file, members.add, tar_limits(limits))
-        return UnpackedArchive(file, members.entries)
+        with Members(limits, scratch) as members:
+            scan(file, members.add, tar_limits(limits))
+            return UnpackedArchive(file, members.finish(), scratch)
     except BaseException as error:
         # What could not be written is tried again when the file is closed.
         with suppress(OSError):
@@ -117,24 +143,42 @@ def unpack(
 
 
 class Members:
-    """Collects the members of an archive within limits; raises `ImageError`."""
+    """Collects the members of an archive within limits; raises `ImageError`. Close it when done.
 
-    def __init__(self, limits: ArchiveLimits) -> None:
+    `newest` is the latest time of a file among them, in seconds.
+    """
+
+    def __init__(self, limits: ArchiveLimits, scratch: Path) -> None:
+        from imgbuild.layer.spool import EntrySpool
+
         self._most = limits.entries
         self._names = 0
-        self.entries: list[Entry] = []
+        self._spool = EntrySpool(scratch)
+        self.newest: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self._spool.close()
+
+    def finish(self) -> "list[Entry] | SortedIndex":
+        """Return all members, in a file where there are many."""
+        return self._spool.finish()
 
     def add(self, entry: Entry) -> None:
         if entry.type in ("whiteout", "opaque"):
             # In an archive that is no layer it would mean nothing good.
             raise ImageError(f"it holds a whiteout of {show(entry.path)}")
-        if len(self.entries) >= self._most:
+        if len(self._spool) >= self._most:
             raise _past(f"it has more than {self._most} members", "entries")
         attributes = sum(len(value) for value in entry.xattrs.values())
         self._names += len(entry.path) + len(entry.linkname) + attributes
         if self._names > _MOST_NAMES:
             raise ImageError(f"its names and attributes are larger than {_MOST_NAMES} bytes")
-        self.entries.append(entry)
+        if entry.type == "file":
+            self.newest = entry.mtime if self.newest is None else max(self.newest, entry.mtime)
+        self._spool.add(entry)
 
 
 class Counted:
@@ -259,7 +303,9 @@ def with_archives(
                 out.append(source)
                 continue
             archives[number] = found
-            out.append(source._replace(below=found.below(), unpacked=True))
+            out.append(
+                source._replace(below=found.below(), unpacked="plain" if found.is_plain else "any")
+            )
     except BaseException:
         for archive in archives.values():
             archive.close()

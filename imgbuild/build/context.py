@@ -490,4 +490,4 @@ def open_context(root: Path, dockerfile: Path | None = None) -> ContextTree:
     from imgbuild.dockerfile.ignore import IgnoreMatcher
 
     text, name = found
-    return ContextTree(root, IgnoreMatcher.read(text), name)
+    return ContextTree(root, IgnoreMatcher.read(text, name), name)

@@ -219,7 +219,8 @@ class Contexts:
         size = os.fstat(file.fileno()).st_size
         entry = Entry(_FILE, "file", 0o600, mtime=found.modified or 0, size=size)
         shown = redacted(source.url)
-        tree = IndexedTree([entry._replace(digest=found.digest)], file, shown)
+        where = f"{shown}, which is one file: {_FILE.decode()}"
+        tree = IndexedTree([entry._replace(digest=found.digest)], file, where)
 
         def time() -> int | None:
             with tree.open(_FILE) as stream:
@@ -249,6 +250,11 @@ def _check_text(head: bytes, shown: str) -> None:
         raise ContextError(
             f"{shown} holds nothing but zeros: an empty archive, or no archive",
             hint="send a Dockerfile, or a tar that has one",
+        )
+    if b"\0" in head:
+        raise ContextError(
+            f"{shown} is neither text nor a tar",
+            hint="send a Dockerfile, or a tar that has one: plain, gzip, bzip2, xz or zstd",
         )
 
 

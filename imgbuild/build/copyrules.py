@@ -7,7 +7,7 @@ Pure: it asks two trees and touches nothing. The rules are those of BuildKit's f
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from imgbuild.build.listing import Item
 from imgbuild.build.wildcard import has_wildcard, match
@@ -42,8 +42,9 @@ class Source(NamedTuple):
     """A selected source, `item`, with all that is below it, in the order of `sort_key`.
 
     `name` is the last element as written, `path` where it really is. `number` is that of the
-    selected thing among all of a step, and what is below counts on from it. `unpacked` tells that the
-    source is an archive, whose members `below` lists in their own order.
+    selected thing among all of a step, and what is below counts on from it. `unpacked` is set for an
+    archive, whose members `below` lists in their own order; those of a plain one are sorted, each
+    is there once, none is a hard link, and nothing is below what is no directory.
     """
 
     name: bytes
@@ -51,7 +52,7 @@ class Source(NamedTuple):
     item: Item
     below: Collection[Item] = ()
     number: int = 0
-    unpacked: bool = False
+    unpacked: Literal["", "any", "plain"] = ""
 
 
 class Placed(NamedTuple):
@@ -169,6 +170,15 @@ def show(path: bytes) -> str:
     return "/" + path.strip(b"/").decode("utf-8", "backslashreplace")
 
 
+def no_directory(path: bytes) -> ContextError:
+    """Return the error for what would go into, or be merged with, a file of the image."""
+    return ContextError(
+        f"cannot copy to non-directory: {show(path)}",
+        hint="a file is there already; for several sources, or to copy into a directory, "
+        "end the destination with a /",
+    )
+
+
 # --- placing them
 
 
@@ -240,7 +250,7 @@ class Placing:
                 entry = self._new_dir(at, above)
                 self.made[at] = Placed(entry)
             elif entry.type != "dir":
-                raise ContextError(f"cannot copy to non-directory: {show(at)}")
+                raise no_directory(at)
             above = entry
 
     def _new_dir(self, at: ImagePath, above: Entry) -> Entry:
@@ -312,8 +322,12 @@ class Placing:
         is_dir = item.type == "dir"
         if existing is not None and is_dir != (existing.type == "dir"):
             if is_dir:
-                raise ContextError(f"cannot copy to non-directory: {show(at)}")
-            raise ContextError(f"cannot replace to directory {show(at)} with file")
+                raise no_directory(at)
+            raise ContextError(
+                f"cannot replace to directory {show(at)} with file",
+                hint="a source of that name is a file, what is there is a directory: "
+                "choose another destination",
+            )
         if item.implied and existing is not None:
             # It was there already: it takes the source's mode alone.
             return Placed(_with_mode(existing, at, item.mode))

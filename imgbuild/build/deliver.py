@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,6 +56,8 @@ def write_metadata(path: Path, root: Descriptor, config: Digest, names: Sequence
 def _replace(path: Path, data: bytes) -> None:
     """Let `path` hold `data`, never a part of it."""
     try:
+        import tempfile
+
         handle, staged = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from None

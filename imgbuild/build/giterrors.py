@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from imgbuild.build.gitcommand import GitFailedError, RemoteFailedError
 from imgbuild.build.gitremote import Remote, without_login
-from imgbuild.errors import ContextError, DiskFullError, ImgbuildError
+from imgbuild.errors import (
+    AuthenticationError,
+    ContextError,
+    DiskFullError,
+    ImgbuildError,
+    UnreachableError,
+)
 
 _PREFIX = re.compile(r"(?:fatal|error|remote): *", re.IGNORECASE)
 # These come without a prefix; what git says after them tells nothing.
@@ -92,7 +98,14 @@ def explained_failure(
     if hint == _PRIVATE and private:
         hint = _NOT_TAKEN
     text = f"{action}: {_reason(failure, private)}"
-    return ContextError(text, hint=hint.replace("{host}", remote.host) if hint else None)
+    return _kind(hint)(text, hint=hint.replace("{host}", remote.host) if hint else None)
+
+
+def _kind(hint: str | None) -> type[ImgbuildError]:
+    """Return what an error is: a server that is away or refuses is told as those of URLs are."""
+    if hint == _AWAY:
+        return UnreachableError
+    return AuthenticationError if hint in {_PRIVATE, _NOT_TAKEN} else ContextError
 
 
 def _reason(failure: GitFailedError, private: Sequence[str]) -> str:

@@ -78,14 +78,15 @@ def read_facts(
 
 def remember(sources: Iterable[Source], facts: Facts, memo: StatMemo, begun: int) -> None:
     """Tell the memo what is known of the files of `sources`."""
-    known = files(sources)
-    while chunk := list(islice(known, _CHUNK)):
-        fresh = {}
-        for one in chunk:
-            digest = facts.digest(one.number)
-            if digest is not None and one.number not in facts.xattrs:
-                fresh[file_key(one.item)] = digest
-        memo.put_many(fresh, begun)
+    fresh: dict[FileKey, bytes] = {}
+    for number, _, item in files(sources):
+        digest = facts.digest(number)
+        if digest is not None and number not in facts.xattrs:
+            fresh[file_key(item)] = digest
+        if len(fresh) >= _CHUNK:
+            memo.put_many(fresh, begun)
+            fresh = {}
+    memo.put_many(fresh, begun)
 
 
 def files(sources: Iterable[Source]) -> Iterator[Numbered]:

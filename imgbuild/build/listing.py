@@ -5,7 +5,6 @@ Nothing here looks at a file system but for that file.
 
 import marshal
 import os
-import tempfile
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import sha256
@@ -153,6 +152,8 @@ class Listing(Collection[Item]):
         return self._packed
 
     def _spill(self) -> None:
+        import tempfile
+
         from imgbuild.store.failure import explained
 
         if self._file is None:

@@ -51,6 +51,11 @@ def main_place(text: str) -> Place:
         )
     if _BROKEN_URL.match(text):
         raise UsageError(f"{text} is a URL that became a path", hint="give a URL as text")
+    if os.path.isfile(text):
+        raise UsageError(
+            f"the build context {text} is a file, not a directory",
+            hint=f"for an archive: imgbuild … - < {text}; for a Dockerfile: imgbuild … -f {text} .",
+        )
     raise UsageError(
         f"the build context {text} is not a directory",
         hint="give the folder whose files COPY may use, usually .; or a URL, or - for a tar",

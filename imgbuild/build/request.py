@@ -9,7 +9,7 @@ from typing import Any, get_args
 from imgbuild.build.places import URL
 from imgbuild.errors import UsageError
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
-from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, SshAgent
+from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, Secret, SshAgent
 
 
 def settled(options: BuildOptions) -> BuildOptions:
@@ -21,7 +21,7 @@ def settled(options: BuildOptions) -> BuildOptions:
     if options.source_date_epoch is not None and options.source_date_epoch < 0:
         raise UsageError("source_date_epoch is before 1970", hint="give seconds since 1970")
     if options.download_limit <= 0:
-        raise UsageError("download_limit is not above 0", hint="give a number of bytes")
+        raise UsageError("the limit of downloads has to be above 0", hint="give a size: 500m, 16g")
     limits = options.archive_limits
     if min(limits.entries, limits.size) < 1 or limits.ratio < 0:
         raise UsageError(
@@ -44,7 +44,7 @@ def settled(options: BuildOptions) -> BuildOptions:
         outputs=tuple(replace(output, dest=Path(output.dest)) for output in options.outputs),
         iidfile=_path(options.iidfile),
         metadata_file=_path(options.metadata_file),
-        secrets=tuple(replace(item, path=_path(item.path)) for item in options.secrets),
+        secrets=_secrets(options.secrets),
         ssh=_agents(options.ssh),
     )
 
@@ -121,9 +121,25 @@ def _is_file(value: Any) -> bool:
     return callable(getattr(value, "read", None))
 
 
+def _secrets(secrets: Iterable[Secret]) -> tuple[Secret, ...]:
+    given = tuple(secrets)
+    for item in given:
+        if not isinstance(item, Secret):
+            raise UsageError(
+                f"secrets has no Secret, but a {type(item).__name__}",
+                hint='give imgbuild.Secret("NAME", value=b"…") or imgbuild.Secret("NAME", path)',
+            )
+    return tuple(replace(item, path=_path(item.path)) for item in given)
+
+
 def _agents(agents: Iterable[SshAgent]) -> tuple[SshAgent, ...]:
     found: dict[str, SshAgent] = {}
     for agent in agents:
+        if not isinstance(agent, SshAgent):
+            raise UsageError(
+                f"ssh has no SshAgent, but a {type(agent).__name__}",
+                hint='give imgbuild.SshAgent("default", [SOCKET])',
+            )
         name = agent.id or "default"
         if name in found:
             raise UsageError(f'duplicate agent ID: "{name}"', hint="give each --ssh its own name")

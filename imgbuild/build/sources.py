@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.copyrules import Selected, Source, Tree, clean, matches, select, show
+from imgbuild.build.copyrules import Selected, Source, Tree, clean, matches, resolve, select, show
 from imgbuild.build.listing import Item, Listing, from_entry
 from imgbuild.build.wildcard import has_wildcard
 from imgbuild.errors import ContextError
@@ -190,7 +190,7 @@ def _select(tree: ContextTree | RootView, pattern: str) -> list[Selected]:
     try:
         return select(tree, raw)
     except ContextError as error:
-        error.hint = error.hint or (_hint(tree, raw) if tree.where else None)
+        error.hint = error.hint or (_hint(tree, raw) if tree.where else _hint_inside(tree, raw))
         raise
 
 
@@ -204,9 +204,33 @@ def _hint(tree: ContextTree | RootView, raw: bytes) -> str:
             f"paths cannot leave {tree.where}: build in a folder further up, or "
             "give the other one as --build-context NAME=FOLDER and COPY --from=NAME"
         )
+    if link := _link_text(tree, path):
+        return f"{show(path)} is a symlink to {link}, which is looked for in {tree.where}"
+    if b"://" in raw or raw.startswith(b"ftp:/"):
+        return "ADD fetches http(s) URLs and git repositories; all else is a path"
+    return f"paths are relative to {tree.where}{_guess(tree, path)}"
+
+
+def _hint_inside(tree: Tree, raw: bytes) -> str:
+    """Say why a stage or an image has nothing at `raw`."""
+    path = clean(raw)
+    if link := _link_text(tree, path):
+        return f"{show(path)} is a symlink to {link}, which is not there"
+    start = "paths in a stage or image start at its root, whatever its WORKDIR"
+    return f"{start}{_guess(tree, path)}"
+
+
+def _guess(tree: Tree, path: ImagePath) -> str:
     similar = _similar(tree, path)
-    guess = f"; did you mean {show(similar)}?" if similar else ""
-    return f"paths are relative to {tree.where}{guess}"
+    return f"; did you mean {show(similar)}?" if similar else ""
+
+
+def _link_text(tree: Tree, path: ImagePath) -> str | None:
+    """Return where a symlink at `path` leads to; None where there is none."""
+    entry = tree.lstat(resolve(tree.lstat, path, follow_last=False))
+    if entry is None or entry.type != "symlink":
+        return None
+    return entry.linkname.decode("utf-8", "backslashreplace")
 
 
 def _climbs(raw: bytes) -> bool:

@@ -7,11 +7,10 @@ links are followed inside it alone, and owners, modes and device nodes are as th
 import io
 import os
 import tempfile
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from imgbuild.build.archives import (
     Counted,
@@ -31,6 +30,9 @@ from imgbuild.options import ArchiveLimits
 from imgbuild.snapshot.view import LayerFiles, RootView
 from imgbuild.store.failure import explained
 
+if TYPE_CHECKING:
+    from imgbuild.layer.sortedindex import SortedIndex
+
 # As much tells what a file is: a tar header is that long, a magic number shorter.
 HEAD = 512
 
@@ -38,15 +40,21 @@ HEAD = 512
 class IndexedTree(RootView):
     """A tree whose contents are parts of one file; close it when done.
 
-    `where` is what errors call it.
+    `where` is what errors call it, `newest` the latest time of a file in it, in seconds.
     """
 
-    def __init__(self, entries: Sequence[Entry], file: IO[bytes], where: str) -> None:
+    def __init__(
+        self,
+        entries: "list[Entry] | SortedIndex",
+        file: IO[bytes],
+        where: str,
+        newest: int | None = None,
+    ) -> None:
         size = os.fstat(file.fileno()).st_size
         whole = LayerFiles(lambda: entries, partial(self._part, 0, size))
         super().__init__([whole], where=where)
         self._file = file
-        self.newest = max((e.mtime for e in entries if e.type == "file"), default=None)
+        self.newest = newest
 
     def open(self, path: ImagePath) -> BinaryIO:
         """Open a regular file; raise `ContextError` for anything else."""
@@ -133,13 +141,13 @@ def open_archive(stream: Peeked, name: str, scratch: Path, limits: ArchiveLimits
     """
     with explained("keep the build context"):
         file = tempfile.TemporaryFile(dir=scratch, buffering=0)  # noqa: SIM115 - the tree closes it
-    members = Members(limits)
     try:
         packed = Counted(stream)
         copied = _Copied(_inside(packed, name), file, packed, limits)
-        scan(copied, members.add, tar_limits(limits), markers=False)
-        tree = IndexedTree(members.entries, file, name)
-        _check_links(tree, members.entries)
+        with explained("keep the build context"), Members(limits, scratch) as members:
+            scan(copied, members.add, tar_limits(limits), markers=False)
+            tree = IndexedTree(members.finish(), file, name, members.newest)
+        tree.linked()  # which looks each hard link up
     except BaseException as error:
         # What could not be written is tried again when the file is closed.
         with suppress(OSError):
@@ -185,13 +193,6 @@ class _Copied:
             while rest:
                 rest = rest[self._file.write(rest) :]
         return data
-
-
-def _check_links(tree: IndexedTree, entries: Sequence[Entry]) -> None:
-    """Raise `ImageError` for a hard link to what is no file of the archive."""
-    for entry in entries:
-        if entry.type == "hardlink":
-            tree.lstat(entry.path)
 
 
 def newest_inside(stream: Readable, limits: ArchiveLimits) -> int | None:

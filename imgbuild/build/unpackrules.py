@@ -1,7 +1,8 @@
 """Where ADD puts the members of archives: what BuildKit's unpacking does, rooted in the destination.
 
 Members come in their own order, replace what is there and go through links that others made, so all
-that such a step places is held until its end. Pure, as `copyrules` is.
+that such a step places is held until its end, but for a plain archive into an empty place. Pure, as
+`copyrules` is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from imgbuild.build.copyrules import (
     Target,
     Tree,
     as_links,
+    no_directory,
     resolve,
     show,
 )
@@ -32,6 +34,18 @@ def place_unpacked(view: Tree, sources: Sequence[Source], target: Target) -> Ite
 
     Raises `ContextError` where a file and a directory collide, and for links to nothing.
     """
+    if len(sources) == 1 and sources[0].unpacked == "plain":
+        # A mode is for what is copied; an archive brings its own.
+        placing = Placing(view, replace(target, chmod=None))
+        top = placing.resolve(target.dest)
+        if not view.listdir(top):
+            placing.make_dirs(top)
+            first = next(iter(sources[0].below), None)
+            if top and first is not None and not first.rel:
+                # The archive says what its root is like.
+                placing.made[top] = Placed(placing.owned(first, top, first.mode))
+            yield from placing.with_parents(_plainly(placing, sources[0], top, target.made_time))
+            return
     unpacking = _Unpacking(view, target)
     for number, source in enumerate(sources):
         if source.unpacked:
@@ -39,6 +53,24 @@ def place_unpacked(view: Tree, sources: Sequence[Source], target: Target) -> Ite
         else:
             unpacking.copy(number, source)
     yield from as_links(unpacking.finish())
+
+
+def _plainly(placing: Placing, source: Source, top: ImagePath, made: int) -> Iterator[Placed]:
+    """Yield the members of a plain archive below `top`, where there is nothing yet."""
+    open_dirs = [b""]
+    for number, item in enumerate(source.below, source.number + 1):
+        above = item.rel.rpartition(b"/")[0]
+        while open_dirs[-1] and not (above + b"/").startswith(open_dirs[-1] + b"/"):
+            open_dirs.pop()
+        while open_dirs[-1] != above:
+            done = open_dirs[-1]
+            name = above[len(done) :].lstrip(b"/").partition(b"/")[0]
+            open_dirs.append(_join(done, name))
+            yield Placed(Entry(_join(top, open_dirs[-1]), "dir", 0o755, mtime=made))
+        if item.rel:
+            yield Placed(placing.owned(item, _join(top, item.rel), item.mode), 0, item, number)
+        if item.rel and item.type == "dir":
+            open_dirs.append(item.rel)
 
 
 class _Unpacking:
@@ -107,6 +139,8 @@ class _Unpacking:
         placing = Placing(self, self._target)
         # A directory may be there already, behind a link.
         at = self._inside(top, item.rel, follow_last=item.type == "dir")
+        if not at:
+            return  # a layer says nothing of the root itself
         self._make_parents(at.rpartition(b"/")[0])
         self._clear(at, item)
         if item.type == "hardlink":
@@ -139,7 +173,7 @@ class _Unpacking:
                 made = Entry(at, "dir", 0o755, mtime=self._target.made_time)
                 self._put(Placed(made))
             elif existing.type != "dir":
-                raise ContextError(f"cannot copy to non-directory: {show(at)}")
+                raise no_directory(at)
 
     def _clear(self, at: ImagePath, item: Item) -> None:
         """Forget the directory that a member of another type takes the place of."""

@@ -15,11 +15,12 @@ from imgbuild.cli.arguments import (
     store_option,
 )
 from imgbuild.cli.progress import shown
+from imgbuild.cli.sections import SectionedCommand
 from imgbuild.errors import StepFailedError
 from imgbuild.options import ProgressMode
 
 
-@click.command("build")
+@click.command("build", cls=SectionedCommand)
 @click.option(
     "-t",
     "--tag",
@@ -78,7 +79,7 @@ def build_command(
 ) -> None:
     """Build an image from a Dockerfile and its context.
 
-    The context is a folder, a git repository, an http(s) URL, or - for standard input: a tar that
+    The context is a folder (default: .), a git repository, an http(s) URL, or - for standard input: a tar that
     has the Dockerfile, or a Dockerfile alone.
     """
     from imgbuild import api

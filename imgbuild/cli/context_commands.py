@@ -19,9 +19,12 @@ _TOGETHER = 500
 _ENDS = {"dir": "/", "symlink": "@", "fifo": "|"}
 
 
-@click.group("context")
-def context_command() -> None:
+@click.group("context", invoke_without_command=True)
+@click.pass_context
+def context_command(context: click.Context) -> None:
     """Show what a build can read of its context."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @context_command.command("ls", short_help="List what a build can read, and why.")
@@ -51,13 +54,14 @@ def ls_command(
     from imgbuild import api
 
     given = environment.standard_input() if str(dockerfile) == "-" else dockerfile
+    place = environment.standard_input() if context == "-" else context
     if explain is not None:
-        verdict = api.explain_context(explain, context, dockerfile=given)
+        verdict = api.explain_context(explain, place, dockerfile=given)
         click.echo(json.dumps(asdict(verdict), indent=2) if as_json else escaped(verdict.reason))
         if not verdict.sent:
             raise click.exceptions.Exit(1)
         return
-    found = api.list_context(context, dockerfile=given)
+    found = api.list_context(place, dockerfile=given)
     _print(_json(found) if as_json else _rows(found))
 
 

@@ -1,12 +1,14 @@
 """Commands about the images of the local store."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
 from imgbuild.cli.arguments import store_option
 from imgbuild.cli.text import size
+from imgbuild.errors import UsageError
 
 
 @click.command("images")
@@ -92,6 +94,19 @@ def reset_command(yes: bool, store: Path) -> None:
     """Empty the local store: images, cache and unpacked layers."""
     from imgbuild import api
 
-    if not yes:
-        click.confirm(f"Remove everything in {store}?", abort=True)
+    if not yes and not _is_sure(store):
+        click.echo("nothing was removed", err=True)
+        raise click.exceptions.Exit(1)
     api.reset(store=store)
+
+
+def _is_sure(store: Path) -> bool:
+    try:
+        return click.confirm(f"Remove everything in {store}?", err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        raise UsageError(
+            "nobody answers on standard input", hint="to remove everything, give --yes"
+        ) from None

@@ -99,6 +99,12 @@ def _refuse(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "imgbuild"
     message = error.format_message().replace(". (Did", " (did").rstrip(".")
+    if isinstance(error, click.NoSuchOption) and path == "imgbuild build":
+        from imgbuild.cli.foreign import foreign_hint
+
+        # What click takes for near names is beside the point then.
+        if hint := foreign_hint(error.option_name):
+            return report.show(UsageError(f"no such option '{error.option_name}'", hint=hint))
     return report.show(UsageError(message[:1].lower() + message[1:], hint=f"see {path} --help"))
 
 

@@ -1,7 +1,6 @@
 """Render errors for people: where, what, and what to do next."""
 
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from imgbuild.errors import ImgbuildError, Span, StepFailedError
 _RULE = "-" * 20
 _CONTEXT = 2
 _LAST_LINES = 15
+_LONGEST = 1000  # characters of one line; what is longer is data
 
 
 def render(error: ImgbuildError) -> str:
@@ -46,6 +46,8 @@ def frame(title: str, span: Span, lines: Sequence[str], around: int) -> str:
     for number in range(first, last + 1):
         mark = ">>>" if span.first <= number <= span.last else "   "
         line = sanitise(lines[number - 1].removesuffix("\r"))
+        if len(line) > _LONGEST:
+            line = f"{line[:_LONGEST]}…"
         rows.append(f" {number:3d} | {mark} {line}")
     rows.append(_RULE)
     return "\n".join(rows)
@@ -59,6 +61,8 @@ def show(error: ImgbuildError) -> int:
 
 def show_bug(error: BaseException) -> int:
     """Keep the trace of an unexpected exception in a file, say so in one line, return 70."""
+    import tempfile
+
     with tempfile.NamedTemporaryFile(
         "w", prefix="imgbuild-crash-", suffix=".txt", delete=False
     ) as file:

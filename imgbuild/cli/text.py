@@ -12,10 +12,16 @@ _UNSAFE = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]?|\x1b[ -/]*[0-~]?"
     r"|[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f]"
 )
+# How Python keeps bytes that are no UTF-8 (`surrogateescape`).
+_NO_TEXT = re.compile("[\udc80-\udcff]")
 
 
 def sanitise(text: str, *, colours: bool = False) -> str:
-    """Remove control sequences from `text`; colours are kept when asked for."""
+    """Remove control sequences from `text`, and write bytes that are no UTF-8 as `\\xNN`.
+
+    Colours are kept when asked for.
+    """
+    text = _NO_TEXT.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
     if not colours:
         return _UNSAFE.sub("", text)
     kept = _SGR.findall(text)

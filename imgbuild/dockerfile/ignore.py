@@ -11,6 +11,7 @@ from typing import NamedTuple
 from imgbuild.dockerfile.globs import glob_matcher
 from imgbuild.dockerfile.ignorelevels import Level, Levels
 from imgbuild.dockerfile.source import BLANKS
+from imgbuild.errors import ContextError, Span
 
 _ROOT = frozenset({"", "."})
 
@@ -118,10 +119,15 @@ class IgnoreMatcher:
         self._way = [("", IgnoreScope(self._levels, self._levels.root, ""))]
 
     @classmethod
-    def read(cls, text: str) -> "IgnoreMatcher | None":
-        """Compile an ignore file; None for one without patterns."""
+    def read(cls, text: str, name: str) -> "IgnoreMatcher | None":
+        """Compile an ignore file, which errors call `name`; None for one without patterns."""
         lines = parse_lines(text)
-        return cls([line.pattern for line in lines], lines) if lines else None
+        try:
+            return cls([line.pattern for line in lines], lines) if lines else None
+        except ContextError as error:
+            number = next(line.number for line in lines if not _is_well_formed(line.pattern))
+            error.span, error.source = Span(name, number, number), text
+            raise
 
     def matches(self, path: str | bytes) -> bool:
         """Tell whether `path` is excluded; the root never is."""
@@ -172,6 +178,14 @@ class IgnoreMatcher:
             scope = scope.enter(name)
             way.append((at, scope))
         return scope
+
+
+def _is_well_formed(pattern: str) -> bool:
+    try:
+        IgnoreMatcher([pattern])
+    except ContextError:
+        return False
+    return True
 
 
 def _text(path: str | bytes) -> str:

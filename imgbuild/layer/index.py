@@ -37,37 +37,52 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 class IndexWriter:
     """Write an index to `stream`, which stays open."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._write = stream.write
+    def __init__(self, stream: BinaryIO | io.FileIO) -> None:
+        self._stream = stream
         self._entries = 0
         self._whiteouts = 0
+        self._size = 0
         self._lines = [_HEADER]
-        self._is_plain = True
+        self.is_plain = True
         self._last = b""
         self._leaf = b"\0"  # what everything below the last entry that is no directory starts with
 
     def add(self, entry: Entry) -> None:
+        self.add_line(entry.path.replace(b"/", b"\0"), entry.type, encode_entry(entry))
+
+    def add_line(self, key: bytes, kind: str, line: bytes) -> None:
+        """Add the line of an entry of type `kind`, whose path has that `sort_key`."""
         self._entries += 1
-        self._lines.append(encode_entry(entry))
-        if self._is_plain:
-            self._check(entry)
+        self._lines.append(line)
+        if self.is_plain:
+            self._check(key, kind)
         if len(self._lines) >= _LINES:
             self._flush()
 
-    def _check(self, entry: Entry) -> None:
+    def _check(self, key: bytes, kind: str) -> None:
         """See whether the layer is still plain."""
-        key = entry.path.replace(b"/", b"\0")
-        self._is_plain = (
-            key > self._last and entry.type != "opaque" and not key.startswith(self._leaf)
-        )
+        ascends = key > self._last or self._entries == 1
+        self.is_plain = ascends and kind != "opaque" and not key.startswith(self._leaf)
         self._last = key
-        if entry.type != "dir":
+        if kind != "dir":
             self._leaf = key + b"\0"
-            self._whiteouts += entry.type == "whiteout"
+            self._whiteouts += kind == "whiteout"
 
     def _flush(self) -> None:
-        self._write(b"".join(self._lines))
+        data = memoryview(b"".join(self._lines))
         self._lines.clear()
+        self._size += len(data)
+        while data:
+            data = data[self._stream.write(data) :]
+
+    def lookup(self, file: io.FileIO) -> "SortedIndex":
+        """Return what looks entries up in `file`, the stream that was written to; it is plain."""
+        from imgbuild.layer.sortedindex import SortedIndex
+
+        self._flush()
+        return SortedIndex(
+            file, len(_HEADER), self._size, decode_lines, has_whiteouts=self._whiteouts > 0
+        )
 
     def finish(self, diff_id: Digest, uncompressed_size: int) -> None:
         """Write the last line; a file without it is refused when read."""
@@ -75,7 +90,7 @@ class IndexWriter:
             "diff_id": diff_id,
             "size": uncompressed_size,
             "entries": self._entries,
-            "plain": self._is_plain,
+            "plain": self.is_plain,
             "whiteouts": self._whiteouts,
         }
         self._lines.append(_encode(trailer).encode() + b"\n")
@@ -90,7 +105,7 @@ def open_index(file: io.FileIO, diff_id: Digest) -> "list[Entry] | SortedIndex":
     if os.fstat(file.fileno()).st_size >= _LARGE:
         from imgbuild.layer.sortedindex import as_sorted
 
-        found = as_sorted(file, _HEADER, _decoded)
+        found = as_sorted(file, _HEADER, decode_lines)
         if found is not None:
             index, trailer = found
             if trailer.get("diff_id") == diff_id:
@@ -99,7 +114,8 @@ def open_index(file: io.FileIO, diff_id: Digest) -> "list[Entry] | SortedIndex":
         return read_index(file, diff_id)
 
 
-def _decoded(lines: bytes) -> list[Entry]:
+def decode_lines(lines: bytes) -> list[Entry]:
+    """Return the entries of lines as `encode_entry` makes them; raise `ImageError`."""
     try:
         return _decode(lines)
     except (ValueError, TypeError, LookupError, AttributeError) as error:

@@ -86,6 +86,11 @@ class SortedIndex:
             return []
         return [name for name, gone in self._children(directory) if gone]
 
+    def entries(self) -> Iterator[Entry]:
+        """Yield all entries in their order."""
+        for number in range(self._count):
+            yield from self._decoded(self._lines(number))
+
     def hard_links(self) -> Iterator[ImagePath]:
         """Yield the paths of all hard links."""
         for number in range(self._count):
@@ -127,6 +132,8 @@ class SortedIndex:
             for entry in entries:
                 if not entry.path.startswith(prefix):
                     return
+                if not entry.path:
+                    continue
                 name, slash, _ = entry.path[len(prefix) :].partition(b"/")
                 is_whiteout = entry.type == "whiteout"
                 if not slash:

@@ -8,7 +8,7 @@ from imgbuild.plan.chmod import parse_changes
 from imgbuild.plan.fetching import check_single_source, redacted, remote_source
 from imgbuild.plan.heredocs import copied_documents
 from imgbuild.plan.model import ContextSource, CopyStep, RemoteSource, Source, UrlSource
-from imgbuild.plan.paths import destination, source_path
+from imgbuild.plan.paths import destination, source_path, written_source
 from imgbuild.plan.scope import Scope
 
 _OCTAL = re.compile(r"[0-7]+")
@@ -41,7 +41,7 @@ def plan_copy(
         roots, pivots = split_parents(sources)
     else:
         pairs = zip(remote, sources, strict=True)
-        roots = tuple(found or source_path(path) for found, path in pairs)
+        roots = tuple(found or written_source(path) for found, path in pairs)
     return CopyStep(
         span=instruction.span,
         name=redacted(name),

@@ -30,5 +30,11 @@ def source_path(path: str) -> str:
     return clean(path)[1:]
 
 
+def written_source(path: str) -> str:
+    """Return `source_path`, but one that starts by climbing keeps its first `..`, for errors to tell so."""
+    found = source_path(path)
+    return f"../{found}" if posixpath.normpath(path.lstrip("/")).split("/")[0] == ".." else found
+
+
 def _absolute(path: str) -> str:
     return path if path.startswith("/") else f"/{path}"

@@ -24,6 +24,10 @@ def store_error(error: OSError, action: str) -> StoreError:
             f"cannot {action}: {reason}{where}",
             hint="make it writable for this user, or choose another store with --store",
         )
+    if error.errno == errno.EPIPE:
+        return StoreError(
+            f"cannot {action}: {reason}", hint="what reads it has ended: see what that says"
+        )
     return StoreError(
         f"cannot {action}: {reason}{where}",
         hint="choose a store in a folder of a local disk with --store",

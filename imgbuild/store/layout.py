@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from imgbuild.errors import ImageError, StoreError, UsageError
+from imgbuild.errors import ImageError, UsageError
 from imgbuild.oci import media_types
 from imgbuild.oci.codec import (
     MAX_DOCUMENT,
@@ -160,7 +160,8 @@ class OciLayout:
                 handle = _open_beneath(self._path, relative)
             except FileNotFoundError:
                 raise ImageError(
-                    f"{self._path} has no {relative}: no complete OCI layout"
+                    f"{self._path} has no {relative}: no complete OCI layout",
+                    hint="name the folder that has the files oci-layout and index.json",
                 ) from None
             except OSError as error:
                 if error.errno in {errno.ELOOP, errno.ENOTDIR}:
@@ -293,6 +294,6 @@ def split_location(text: str) -> tuple[Path, str]:
     for end in reversed(ends):
         if os.path.isdir(rest[:end]):
             return Path(rest[:end]), rest[end + 1 :]
-    raise StoreError(
+    raise UsageError(
         f"no such OCI layout: {rest}", hint="write it as oci-layout://PATH[:TAG|@DIGEST]"
     )

@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -40,11 +43,17 @@ def _peak(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
-def measured(store: Path, *arguments: str) -> dict[int, int]:
+def measured(store: Path, *arguments: str, stdin: Path = Path("/dev/null")) -> dict[int, int]:
     """Run a build; return the largest resident set of each of its processes, in KiB."""
+    with stdin.open("rb") as stream:
+        return _measured(store, arguments, stream)
+
+
+def _measured(store: Path, arguments: Sequence[str], stdin: BinaryIO) -> dict[int, int]:
     build = subprocess.Popen(
         [sys.executable, "-m", "imgbuild", "--progress=plain", *arguments],
         env=environment({"IMGBUILD_STORE": str(store)}),
+        stdin=stdin,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -105,3 +114,21 @@ def test_half_a_million_files(tmp_path: Path) -> None:
     assert max(peaks.values()) < LIMIT_KIB, peaks
     again = measured(tmp_path / "store", str(tmp_path / "context"))
     assert max(again.values()) < LIMIT_KIB, again
+
+
+def test_half_a_million_files_in_archives(tmp_path: Path) -> None:
+    archive = tmp_path / "context.tar"
+    with tarfile.open(archive, "w") as out:
+        add = tmp_path / "Dockerfile"
+        add.write_text("FROM scratch\nCOPY src /src\n")
+        out.add(add, "Dockerfile")
+        # Not in the order of their names, as directories list their files.
+        header = tarfile.TarInfo("name")
+        for number in range(500_000):
+            header.name = f"src/{number % 500:03}/{number * 7919 % 500_009:06}.js"
+            out.addfile(header)
+    peaks = measured(tmp_path / "store", "-", stdin=archive)
+    assert max(peaks.values()) < LIMIT_KIB, peaks
+    add.write_text("FROM scratch\nADD context.tar /\n")
+    peaks = measured(tmp_path / "store", str(tmp_path))
+    assert max(peaks.values()) < LIMIT_KIB, peaks

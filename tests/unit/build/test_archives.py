@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from imgbuild.errors import ContextError, DiskFullError
+from imgbuild.layer import spool
 from imgbuild.store.store import Store
 from tests.unit.build.building import build, content, members, names
 
@@ -215,3 +218,66 @@ def test_no_room_to_unpack(
     with pytest.raises(DiskFullError, match=r"no space left to unpack /a\.tar\.gz") as caught:
         build(store, context, "FROM scratch\nADD a.tar.gz /\n")
     assert caught.value.span is not None
+
+
+def packed(rows: list[tuple[str, bytes, int]]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for number, (name, kind, mode) in enumerate(rows):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.uid, info.mtime = kind, mode, number, number
+            info.linkname = "/elsewhere" if kind == tarfile.SYMTYPE else ""
+            info.size = number if kind == tarfile.REGTYPE else 0
+            archive.addfile(info, io.BytesIO(bytes(info.size)))
+    return out.getvalue()
+
+
+PATHS = st.lists(st.sampled_from(["a", "b", "a-b", "é"]), min_size=1, max_size=3).map("/".join)
+ROWS = st.lists(
+    st.tuples(
+        st.one_of(PATHS, st.just("./")),
+        st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE]),
+        st.sampled_from([0o644, 0o4755, 0o700]),
+    ),
+    max_size=10,
+).map(lambda rows: [(n, tarfile.DIRTYPE if n == "./" else k, mode) for n, k, mode in rows])
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
+@given(ROWS, st.sampled_from(["/", "/x/", "/x/y/", "/there/", "/full/"]), st.booleans())
+def test_large_and_small_archives_come_out_alike(
+    tmp_path: Path, rows: list[tuple[str, bytes, int]], dest: str, chown: bool
+) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        context = Path(folder) / "context"
+        context.mkdir()
+        (context / "a.tar").write_bytes(packed(rows))
+        text = f"FROM scratch\nWORKDIR /there\nWORKDIR /full/a\nADD {'--chown=3:4 ' * chown}a.tar {dest}\n"
+        outcomes: list[object] = []
+        for held in (8192, 2):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(spool, "_HELD", held)
+                with Store.open(Path(folder) / f"store{held}") as store, store.build_lock():
+                    try:
+                        outcomes.append(build(store, context, text).layers)
+                    except ContextError as error:
+                        outcomes.append(error.message)
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize(("dest", "root"), [("/", []), ("/x/", [("x", 0o711, 5)])])
+def test_the_root_of_an_archive_is_the_destination(
+    store: Store, context: Path, dest: str, root: list[tuple[str, int, int]]
+) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, mode in (("./", 0o711), ("./d", 0o700)):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.uid = tarfile.DIRTYPE, mode, 5
+            archive.addfile(info)
+    (context / "a.tar").write_bytes(out.getvalue())
+    built = build(store, context, f"FROM scratch\nADD a.tar {dest}\n")
+    found = [(m.name, m.mode, m.uid) for m in members(store, built)]
+    assert found == [*root, (f"{dest}d".strip("/"), 0o700, 5)]

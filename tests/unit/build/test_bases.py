@@ -13,8 +13,8 @@ from imgbuild.build.platforms import host_platform
 from imgbuild.errors import (
     DigestMismatchError,
     ImageError,
-    StoreError,
     UnreachableError,
+    UsageError,
 )
 from imgbuild.oci import media_types
 from imgbuild.oci.descriptor import Descriptor
@@ -87,7 +87,7 @@ def test_a_layout_that_lacks_what_is_asked(layout: Path, tmp_path: Path) -> None
     with Store.open(tmp_path / "other") as store:
         with pytest.raises(ImageError, match="v9"):
             bases(store, {"base": f"oci-layout://{layout}:v9"}).resolve("base", HOST)
-        with pytest.raises(StoreError, match="no such OCI layout"):
+        with pytest.raises(UsageError, match="no such OCI layout"):
             bases(store, {"base": f"oci-layout://{tmp_path}/none"}).resolve("base", HOST)
 
 

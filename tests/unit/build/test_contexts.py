@@ -191,7 +191,9 @@ def test_a_dockerfile_behind_a_url(store: Store, world: World, opened: Open) -> 
     assert content(store, built, "context") == TEXT
 
 
-@pytest.mark.parametrize("data", [b"", bytes(2000)], ids=["empty", "zeros"])
+@pytest.mark.parametrize(
+    "data", [b"", bytes(2000), b"PK\3\4\n\0\0 a zip archive"], ids=["empty", "zeros", "zip"]
+)
 def test_a_url_with_nothing_of_use(data: bytes, world: World, opened: Open) -> None:
     world.files[URL] = data, None
     with pytest.raises(ContextError, match=r"https://xxxxx:xxxxx@example.com/files/it "):

@@ -16,7 +16,7 @@ import pytest
 from imgbuild.build import gitconnection, gittrees
 from imgbuild.build.git import Checkout, GitFetcher
 from imgbuild.build.gitrefs import Found
-from imgbuild.errors import ContextError, ImgbuildError
+from imgbuild.errors import ImgbuildError
 from imgbuild.options import ArchiveLimits, RegistryOptions
 from imgbuild.plan.gitref import parse_git_ref
 from imgbuild.plan.model import GitSource
@@ -89,8 +89,8 @@ def files(folder: Path) -> dict[str, str]:
     return found
 
 
-def refused(fetcher: GitFetcher, *args: str, **kwargs: str) -> ContextError:
-    with pytest.raises(ContextError) as caught:
+def refused(fetcher: GitFetcher, *args: str, **kwargs: str) -> ImgbuildError:
+    with pytest.raises(ImgbuildError) as caught:
         fetcher.checkout(source(*args, **kwargs))  # type: ignore[arg-type]
     return caught.value
 

@@ -3,7 +3,13 @@ import pytest
 from imgbuild.build.gitcommand import GitFailedError, RemoteFailedError
 from imgbuild.build.giterrors import explained_failure, is_damage
 from imgbuild.build.gitremote import parse_remote
-from imgbuild.errors import ContextError, DiskFullError
+from imgbuild.errors import (
+    AuthenticationError,
+    ContextError,
+    DiskFullError,
+    ImgbuildError,
+    UnreachableError,
+)
 
 REMOTE = parse_remote("https://example.com/app.git")
 
@@ -54,12 +60,29 @@ REMOTE = parse_remote("https://example.com/app.git")
 )
 def test_reasons_and_what_to_do(said: str, reason: str, hint: str | None) -> None:
     error = explained_failure(RemoteFailedError(128, said), REMOTE, ())
-    assert isinstance(error, ContextError)
     assert error.message == f"failed to fetch remote https://example.com/app.git: {reason}"
     if hint is None:
         assert error.hint is None
     else:
         assert hint in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("fatal: Could not resolve host: h", UnreachableError),
+        ("fatal: could not read Username for 'https://h'", AuthenticationError),
+        ("fatal: repository 'https://h/x/' not found", AuthenticationError),
+        ("error: invalid path '.GIT/config'", ContextError),
+        ("something else", ContextError),
+    ],
+)
+def test_servers_that_are_away_or_refuse_have_an_exit_code_of_their_own(
+    said: str, kind: type[ImgbuildError]
+) -> None:
+    error = explained_failure(RemoteFailedError(128, said), REMOTE, ())
+    assert type(error) is kind
+    assert error.exit_code == (1 if kind is ContextError else 3)
 
 
 def test_a_secret_that_is_refused_is_not_asked_for_again() -> None:

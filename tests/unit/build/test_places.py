@@ -50,9 +50,11 @@ def test_a_wrong_query_is_told() -> None:
 
 def test_a_context_has_to_be_there(tmp_path: Path) -> None:
     assert main_place(str(tmp_path)) == tmp_path
-    for text in (str(tmp_path / "absent"), __file__):
-        with pytest.raises(UsageError, match="is not a directory"):
-            main_place(text)
+    with pytest.raises(UsageError, match="is not a directory"):
+        main_place(str(tmp_path / "absent"))
+    with pytest.raises(UsageError, match="is a file, not a directory") as file:
+        main_place(__file__)
+    assert f"- < {__file__}" in str(file.value.hint)
     with pytest.raises(UsageError, match="URL that became a path"):
         main_place(str(Path("https://example.com/x")))
     with pytest.raises(UsageError) as caught:

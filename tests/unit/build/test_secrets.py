@@ -235,6 +235,13 @@ def test_two_agents_of_a_name_are_refused() -> None:
         settled(BuildOptions(Path(), ssh=(SshAgent(), SshAgent(""))))
 
 
+def test_text_is_no_secret_and_no_agent() -> None:
+    for given in ({"secrets": ["x"]}, {"ssh": ["default"]}):
+        with pytest.raises(UsageError, match="but a str") as caught:
+            settled(BuildOptions(Path(), **given))  # type: ignore[arg-type]
+        assert "imgbuild.S" in str(caught.value.hint)
+
+
 def test_a_limit_of_nothing_is_refused() -> None:
-    with pytest.raises(UsageError, match="download_limit"):
+    with pytest.raises(UsageError, match="limit of downloads"):
         settled(BuildOptions(Path(), download_limit=0))

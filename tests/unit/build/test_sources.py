@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from imgbuild.build.context import ContextTree
-from imgbuild.build.sources import from_context
+from imgbuild.build.sources import from_context, from_image
 from imgbuild.dockerfile.ignore import IgnoreMatcher
 from imgbuild.errors import ContextError
 from imgbuild.store.store import Store
+from tests.unit.build.trees import view
 
 
 @pytest.fixture
@@ -55,6 +56,18 @@ def test_nothing_near_is_not_guessed(store: Store, files: Path, pattern: str) ->
     assert hint(store, files, pattern) == "paths are relative to the build context, CONTEXT"
 
 
+def test_a_symlink_that_leads_nowhere_is_named(store: Store, files: Path) -> None:
+    (files / "secret").symlink_to("/etc/shadow")
+    expected = (
+        "/secret is a symlink to /etc/shadow, which is looked for in the build context, CONTEXT"
+    )
+    assert hint(store, files, "secret") == expected
+
+
+def test_what_only_looks_like_a_url_is_a_path(store: Store, files: Path) -> None:
+    assert hint(store, files, "ftp:/example.com/x").startswith("ADD fetches http(s) URLs")
+
+
 def test_names_of_any_bytes_are_compared(store: Store, files: Path) -> None:
     (files / os.fsdecode(b"caf\xe9-menu")).touch()
     assert hint(store, files, os.fsdecode(b"cafe-menu")).endswith(r"did you mean /caf\xe9-menu?")
@@ -63,3 +76,14 @@ def test_names_of_any_bytes_are_compared(store: Store, files: Path) -> None:
 def test_what_is_ignored_is_not_suggested(store: Store, files: Path) -> None:
     assert "did you mean" not in hint(store, files, "requirments.txt", "requirements.txt")
     assert "excludes it" in hint(store, files, "requirements.txt", "requirements.txt")
+
+
+def test_what_a_stage_lacks_may_be_a_near_name() -> None:
+    stage = view({"srv": {"dir": 1}, "srv/app.py": "x", "l": {"link": "/nowhere"}})
+    for pattern, words in [
+        ("srv/ap.py", "at its root, whatever its WORKDIR; did you mean /srv/app.py?"),
+        ("l", "/l is a symlink to /nowhere, which is not there"),
+    ]:
+        with pytest.raises(ContextError, match="not found") as caught:
+            from_image(stage, [pattern], Path("unused"))
+        assert str(caught.value.hint).endswith(words)

@@ -13,7 +13,7 @@ from tests.unit.build.trees import shown, view
 
 
 def unpacked(members: Iterable[Item], image: dict[str, object], dest: bytes = b"/x/") -> list[str]:
-    source = Source(b"a.tar", b"a.tar", Item(b"", "file"), tuple(members), 0, unpacked=True)
+    source = Source(b"a.tar", b"a.tar", Item(b"", "file"), tuple(members), 0, unpacked="any")
     return shown([p.entry for p in place_unpacked(view(image), [source], Target(dest))])
 
 
@@ -53,7 +53,7 @@ def test_replacing_does_not_look_at_everything_else() -> None:
     members: list[Item] = []
     for n in range(500):
         members += [file(b"%d/x" % n), file(b"%d" % n)]
-    source = Source(b"a", b"a", Item(b"", "file"), tuple(members), 0, unpacked=True)
+    source = Source(b"a", b"a", Item(b"", "file"), tuple(members), 0, unpacked="any")
     unpacking.unpack(0, source)
     assert looked == 0
     assert len(list(unpacking.finish())) == 500

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from imgbuild import api
-from imgbuild.cli import arguments, environment, images_commands
+from imgbuild.cli import arguments, environment, foreign, images_commands
 from imgbuild.cli.main import COMMANDS, CommandTable, command_line, main
+from imgbuild.cli.sections import SECTIONS
 from imgbuild.errors import StepFailedError, UsageError
 from imgbuild.options import ArchiveLimits, BuildOptions, Output
 from tests.support.command import imgbuild
@@ -332,3 +333,72 @@ def test_builds_without_a_name_are_listed(
     assert main(["rm", digest[:19], *store]) == 0
     assert main(["images", *store]) == 0
     assert "no images yet" in capsys.readouterr().out
+
+
+def test_help_of_build_has_every_flag_in_one_section(capsys: pytest.CaptureFixture[str]) -> None:
+    build = command_line.get_command(None, "build")  # type: ignore[arg-type]
+    assert build is not None
+    assert main(["build", "--help"]) == 0
+    _, *sections = re.split(r"^(\S.*:)$", capsys.readouterr().out, flags=re.MULTILINE)
+    shown = dict(zip(sections[::2], sections[1::2], strict=True))
+    flags = [
+        flag
+        for text in shown.values()
+        for flag in re.findall(r"^  (?:-\w, )?(--[\w-]+)", text, re.MULTILINE)
+    ]
+    known = [p.opts[-1] for p in build.params if p.param_type_name == "option"]
+    assert sorted(flags) == sorted([*known, "--help"])
+    assert re.findall(r"--[\w-]+", shown["What is shown:"])[:3] == [
+        "--progress",
+        "--quiet",
+        "--help",
+    ]
+
+
+def test_sections_name_flags_that_exist() -> None:
+    build = command_line.get_command(None, "build")  # type: ignore[arg-type]
+    assert build is not None
+    assert frozenset().union(*SECTIONS.values()) <= {p.name for p in build.params}
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["--load", "."], "docker load"),
+        (["--cache-from=x", "."], "the store is the cache"),
+        (["--destination", "x"], "-t NAME"),
+    ],
+)
+def test_flags_of_other_builders_are_answered(
+    flags: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", *flags]) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert "id you mean" not in error
+
+
+def test_no_flag_of_other_builders_is_one_of_ours() -> None:
+    build = command_line.get_command(None, "build")  # type: ignore[arg-type]
+    assert build is not None
+    assert not foreign._HINTS.keys() & {flag for p in build.params for flag in p.opts}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [("", 2, "give --yes"), ("n\n", 1, "nothing was removed"), ("y\n", 0, "Remove everything")],
+)
+def test_reset_asks(
+    answer: str,
+    status: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    gone: list[Path] = []
+    monkeypatch.setattr(api, "reset", lambda *, store: gone.append(store))
+    assert main(["reset", "--store", str(tmp_path)]) == status
+    assert words in capsys.readouterr().err
+    assert gone == ([tmp_path] if status == 0 else [])

@@ -98,3 +98,15 @@ def test_rows_come_while_the_walk_goes_on(
 )
 def test_escaped(name: str, shown: str) -> None:
     assert escaped(name) == shown
+
+
+def test_context_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["context"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith("Usage: imgbuild context ")
+    assert not shown.err
+
+
+def test_standard_input_has_no_ignore_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["context", "ls", "-"]) == 2
+    assert capsys.readouterr().err.startswith("error: only a folder has an ignore file")

@@ -47,3 +47,10 @@ def test_a_bug_is_one_line_and_a_file(
     (kept,) = tmp_path.iterdir()
     assert "RuntimeError: oops" in kept.read_text()
     assert str(kept) in capsys.readouterr().err
+
+
+def test_a_line_of_an_excerpt_ends_somewhere() -> None:
+    source = f"FROM x\nRUN {'y' * 100_000}\n"
+    text = report.render(DockerfileError("went wrong", span=Span("D", 2, 2), source=source))
+    assert f"   2 | >>> RUN {'y' * 900}" in text
+    assert len(text) < 1200

@@ -14,6 +14,7 @@ from imgbuild.cli.text import sanitise, size
         ("\x9b31mred", "31mred"),
         ("\x1b[31mred\x1b[0m", "red"),
         ("\x1bcreset", "reset"),
+        ("caf\udce9 \udcff", r"caf\xe9 \xff"),
     ],
 )
 def test_control_sequences_are_removed(text: str, safe: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgbuild.dockerfile.ignore import IgnoreLine, IgnoreMatcher, parse_ignore, parse_lines
-from imgbuild.errors import ContextError
+from imgbuild.errors import ContextError, Span
 
 CASES = Path(__file__).resolve().parents[3] / "testdata" / "ignore" / "cases.txt"
 
@@ -164,13 +164,22 @@ def test_lines_are_kept() -> None:
 
 
 def test_decisions_name_the_last_line_of_those_that_match() -> None:
-    matcher = IgnoreMatcher.read("*.log\n**/x.*\n!keep\nx.log\n")
+    matcher = IgnoreMatcher.read("*.log\n**/x.*\n!keep\nx.log\n", ".dockerignore")
     assert matcher is not None
     assert matcher.decide("x.log/y") == (True, IgnoreLine(2, "**/x.*", "**/x.*"), "x.log")
     assert matcher.decide(b"y.md") == (False, None, "")
     assert matcher.decide("") == (False, None, "")
-    assert IgnoreMatcher.read("# nothing\n") is None
+    assert IgnoreMatcher.read("# nothing\n", ".dockerignore") is None
 
 
 def test_a_decision_without_a_file_has_no_number() -> None:
     assert IgnoreMatcher(["a", "b"]).decide("b").line == IgnoreLine(0, "b", "b")
+
+
+@pytest.mark.parametrize("pattern", ["[a", "! "])
+def test_errors_tell_the_line_of_the_ignore_file(pattern: str) -> None:
+    text = f"# first\nok\n\n{pattern}\n"
+    with pytest.raises(ContextError) as caught:
+        IgnoreMatcher.read(text, ".dockerignore")
+    assert caught.value.span == Span(".dockerignore", 4, 4)
+    assert caught.value.source == text

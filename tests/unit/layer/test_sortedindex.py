@@ -64,7 +64,7 @@ def test_it_tells_what_memory_tells(
             _file(tmp_path, entries),
             len(indexes._HEADER),
             (tmp_path / "lines").stat().st_size,
-            indexes._decoded,
+            indexes.decode_lines,
             has_whiteouts=True,
         )
         memory = MemoryIndex(entries)

@@ -12,7 +12,7 @@ from imgbuild.dockerfile.durations import parse_duration
 from imgbuild.errors import DockerfileError
 from imgbuild.plan.copying import parse_mode
 from imgbuild.plan.goformat import duration, plain_list
-from imgbuild.plan.paths import clean, destination, join_workdir, source_path
+from imgbuild.plan.paths import clean, destination, join_workdir, source_path, written_source
 from imgbuild.plan.signals import check_signal
 
 VECTORS = Path(
@@ -149,3 +149,19 @@ def test_paths_are_clean_whatever_was_written(one: str, other: str) -> None:
         assert ".." not in path.split("/")
     assert not source_path(one).startswith("/")
     assert ".." not in source_path(one).split("/")
+
+
+@pytest.mark.parametrize(
+    ("source", "path"),
+    [
+        ("../../a", "../a"),
+        ("/../a", "../a"),
+        ("a/../../b", "../b"),
+        ("..", "../"),
+        ("a/../b", "b"),
+        ("..a", "..a"),
+    ],
+)
+def test_a_source_that_climbs_stays_one(source: str, path: str) -> None:
+    assert written_source(source) == path
+    assert source_path(path) == source_path(source)

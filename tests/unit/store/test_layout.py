@@ -210,5 +210,5 @@ def test_locations_are_split(tmp_path: Path, folder: str, suffix: str, name: str
 
 @pytest.mark.parametrize("rest", ["nowhere", "nowhere:v1", "nowhere@sha256:abc"])
 def test_a_location_that_is_nowhere_is_an_error(tmp_path: Path, rest: str) -> None:
-    with pytest.raises((StoreError, ImageError)):
+    with pytest.raises((UsageError, ImageError)):
         split_location(f"oci-layout://{tmp_path}/{rest}")
