@@ -174,6 +174,10 @@ class ContextTree:
             fd = inroot.open_in_root(self._fd, path, flags)
         except OSError as problem:
             raise self._unreadable(path, problem.strerror) from None
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            # It was a file when it was listed: a pipe or a device may have no end.
+            os.close(fd)
+            raise self._changed(path)
         return open(fd, "rb", buffering=0)
 
     def check(self, stream: BinaryIO, path: ImagePath, item: Item) -> None:

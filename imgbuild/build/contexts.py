@@ -277,8 +277,14 @@ def open_contexts(
         def repositories() -> "GitFetcher":
             from imgbuild.build.git import GitFetcher
 
-            path = options.search_path
-            return GitFetcher(store, secrets, registry=options.registry, search_path=path)
+            return GitFetcher(
+                store,
+                secrets,
+                registry=options.registry,
+                search_path=options.search_path,
+                limits=options.archive_limits,
+                download_limit=options.download_limit,
+            )
 
         remotes = stack.enter_context(Remotes(files, repositories))
         yield stack.enter_context(Contexts(options, store.paths.staging, remotes))

@@ -19,6 +19,7 @@ from imgbuild.store.store import Store
 
 _UNNAMED = b"__unnamed__"
 _LONGEST_NAME = 255
+_LATEST = 253402300799  # the end of the year 9999
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 _HEADER = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
@@ -108,7 +109,10 @@ class UrlFetcher:
 
     def _fetch(self, source: UrlSource) -> FetchedFile:
         url, checksum = source.url, Digest(source.checksum) if source.checksum else None
-        known = self._known(url, checksum)
+        # What somebody got with a secret is for those alone who have it.
+        authorization = self._authorization(url)
+        key = _memo_key(url, authorization)
+        known = self._known(url, key, checksum)
         if known is not None and checksum:
             return known.file
         conditions = known.conditions if known else {}
@@ -118,7 +122,7 @@ class UrlFetcher:
             headers = self._web.download(
                 _without_user(url),
                 download,
-                authorization=self._authorization(url),
+                authorization=authorization,
                 conditions=conditions,
                 limit=self._limit,
                 pinned=checksum is not None,
@@ -132,12 +136,12 @@ class UrlFetcher:
             name = file_name(url)
             folder = self._store.downloads.keep(download, name, modified or 0)
         file = FetchedFile(folder, name, digest, modified)
-        self._remember(url, file, headers)
+        self._remember(key, file, headers)
         return file
 
-    def _known(self, url: str, digest: Digest | None) -> _Known | None:
+    def _known(self, url: str, key: str, digest: Digest | None) -> _Known | None:
         """Return what was kept of `url`: the file with that digest, without one the last."""
-        memo = self._store.cache.memo(_memo_key(url, digest))
+        memo = self._store.cache.memo(_with_digest(key, digest))
         if memo is None:
             return None
         text, modified, conditions = json.loads(memo)
@@ -148,10 +152,10 @@ class UrlFetcher:
             return None
         return _Known(FetchedFile(folder, name, found, modified), conditions)
 
-    def _remember(self, url: str, file: FetchedFile, headers: Mapping[str, str]) -> None:
+    def _remember(self, key: str, file: FetchedFile, headers: Mapping[str, str]) -> None:
         memo = json.dumps([file.digest, file.modified, _conditions(headers)])
         for digest in (None, file.digest):
-            self._store.cache.set_memo(_memo_key(url, digest), memo)
+            self._store.cache.set_memo(_with_digest(key, digest), memo)
 
     def _authorization(self, url: str) -> str | None:
         """Return the value of the header: a secret named after the host, else the URL's user."""
@@ -203,9 +207,10 @@ def parse_time(text: str) -> int | None:
     if found is None:
         return None
     try:
-        return max(0, timegm(found[:6]) - (found[9] or 0))
+        seconds = timegm(found[:6]) - (found[9] or 0)
     except (ValueError, OverflowError):
         return None
+    return max(0, seconds) if seconds <= _LATEST else None
 
 
 def _conditions(headers: Mapping[str, str]) -> dict[str, str]:
@@ -223,10 +228,14 @@ def _conditions(headers: Mapping[str, str]) -> dict[str, str]:
     return {"If-Modified-Since": text}
 
 
-def _memo_key(url: str, digest: Digest | None) -> str:
-    # Hashed: a URL can hold a password.
-    name = digest_bytes(url.encode("utf-8", "surrogateescape"))
-    return f"url {name} {digest}" if digest else f"url {name}"
+def _memo_key(url: str, authorization: str | None) -> str:
+    # Hashed: a URL can hold a password, too.
+    asked = url if authorization is None else f"{url}\0{authorization}"
+    return f"url {digest_bytes(asked.encode('utf-8', 'surrogateescape'))}"
+
+
+def _with_digest(key: str, digest: Digest | None) -> str:
+    return f"{key} {digest}" if digest else key
 
 
 def _split(url: str) -> SplitResult:

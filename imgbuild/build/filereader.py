@@ -9,7 +9,7 @@ import hashlib
 import marshal
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from imgbuild import inroot
@@ -18,6 +18,8 @@ from imgbuild.layer.xattrs import CAPABILITY
 # What is wanted of files.
 HASH, CONTENT, XATTRS = 1, 2, 4
 CHUNK = 1 << 20
+# What a process says first, so that nothing else is taken for one.
+GREETING = b"imgbuild reader\n"
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -46,10 +48,14 @@ class FileReadError(Exception):
 
 
 class TreeReader:
-    """Opens files below a directory, cheapest in the order of a walk."""
+    """Opens files below a directory, cheapest in the order of a walk.
 
-    def __init__(self, root: int) -> None:
+    A long file is given up once `is_wanted` says that nobody waits for it any more.
+    """
+
+    def __init__(self, root: int, is_wanted: Callable[[], bool] | None = None) -> None:
         self._root = root
+        self._is_wanted = is_wanted
         self._at: tuple[bytes, int] | None = None
 
     def close(self) -> None:
@@ -78,6 +84,8 @@ class TreeReader:
         """
         fd = self.open(wanted[0])
         try:
+            # Before reading, too: a device that took the place of a file has no end.
+            check(fd, wanted)
             size = wanted[1]
             data = os.read(fd, min(size, CHUNK) + 1)
             length = len(data)
@@ -85,7 +93,7 @@ class TreeReader:
                 digest = hashlib.sha256(data).digest() if flags & HASH else b""
             else:
                 parts = [data] if flags & CONTENT else []
-                digest, length = _digest_rest(fd, data, parts)
+                digest, length = self._digest_rest(fd, size, data, parts)
                 data = b"".join(parts)
             if length != size:
                 raise FileChangedError(wanted[0])
@@ -97,24 +105,28 @@ class TreeReader:
             os.close(fd)
         return (digest if flags & HASH else None, xattrs), data if flags & CONTENT else b""
 
-
-def _digest_rest(fd: int, data: bytes, parts: list[bytes]) -> tuple[bytes, int]:
-    """Read to the end; give the digest of it all and its length."""
-    state = hashlib.sha256(data)
-    length = len(data)
-    while data:
-        data = os.read(fd, CHUNK)
-        state.update(data)
-        length += len(data)
-        if parts:
-            parts.append(data)
-    return state.digest(), length
+    def _digest_rest(
+        self, fd: int, size: int, data: bytes, parts: list[bytes]
+    ) -> tuple[bytes, int]:
+        """Read to the end, or past `size`; give the digest of it all and its length."""
+        state = hashlib.sha256(data)
+        length = len(data)
+        # What grows as fast as it is read has no end either.
+        while data and length <= size:
+            if self._is_wanted is not None and not self._is_wanted():
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            data = os.read(fd, CHUNK)
+            state.update(data)
+            length += len(data)
+            if parts:
+                parts.append(data)
+        return state.digest(), length
 
 
 def check(fd: int, wanted: Wanted) -> None:
     """Raise `FileChangedError` when the open file is not the one that was looked at, or was written to.
 
-    Called after reading: the times show what was written before and meanwhile.
+    After reading, the times show what was written before and meanwhile.
     """
     found = os.fstat(fd)
     if (
@@ -167,7 +179,10 @@ def receive(stream: IO[bytes]) -> tuple[Any, bytes] | None:
 
 def serve(root: int, requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until there are no more."""
-    reader = TreeReader(root)
+    parent = os.getppid()
+    reader = TreeReader(root, lambda: os.getppid() == parent)
+    answers.write(GREETING)
+    answers.flush()
     while (request := receive(requests)) is not None:
         flags, batch = request[0]
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from imgbuild.build.gitauth import GitSecrets
-from imgbuild.build.gitcheckout import clean_subdir, open_subdir, remove_tree, set_times
+from imgbuild.build.gitcheckout import Budget, clean_subdir, open_subdir, remove_tree, set_times
 from imgbuild.build.gitcommand import Git, GitFailedError
 from imgbuild.build.gitconnection import Connection, Reach
 from imgbuild.build.giterrors import explained_failure
@@ -17,10 +17,12 @@ from imgbuild.build.gitrefs import Found, check_commit, checksums, resolve
 from imgbuild.build.gitremote import parse_remote
 from imgbuild.build.gittrees import Trees, Wish
 from imgbuild.errors import StoreError
-from imgbuild.options import STANDARD_PATH, RegistryOptions
+from imgbuild.options import STANDARD_PATH, ArchiveLimits, RegistryOptions
 from imgbuild.plan.model import GitSource
 from imgbuild.store.failure import explained
 from imgbuild.store.store import Store
+
+_LIMITS = ArchiveLimits()
 
 
 class Checkout(NamedTuple):
@@ -39,7 +41,8 @@ class GitFetcher:
     """Fetch and check out; use it as a context manager, or call `close`.
 
     `known_hosts` is a file with keys of SSH servers; without it the first key that a server
-    shows is trusted and kept. `search_path` is where git and ssh are looked for.
+    shows is trusted and kept. `search_path` is where git and ssh are looked for. `limits` are for
+    the files of a checkout, `download_limit` is for what is fetched at one go, in bytes.
     """
 
     def __init__(
@@ -50,11 +53,18 @@ class GitFetcher:
         registry: RegistryOptions | None = None,
         search_path: str = STANDARD_PATH,
         known_hosts: Path | None = None,
+        limits: ArchiveLimits = _LIMITS,
+        download_limit: int | None = None,
     ) -> None:
         self._store = store
+        self._limits = limits
         self._search_path = search_path
         self._reach = Reach(
-            secrets, registry or RegistryOptions(), store.paths.learned_hosts, known_hosts
+            secrets,
+            registry or RegistryOptions(),
+            store.paths.learned_hosts,
+            known_hosts,
+            download_limit,
         )
         self._lock = threading.Lock()
         self._done: dict[GitSource, Checkout] = {}
@@ -105,7 +115,7 @@ class GitFetcher:
         keep = source.keep_git_dir or repository.keep_git_dir is True
         wish = Wish(subdir, wanted, keep and not subdir, repository.submodules is not False)
         folder = self._new_folder(0o755)
-        trees = Trees(self._program(), self._store, self._reach, top)
+        trees = Trees(self._program(), self._store, self._reach, top, Budget(self._limits))
         commit, seconds = trees.write(connection, found, folder, wish)
         place = open_subdir(folder, subdir, commit)
         if repository.mtime != "checkout":

@@ -3,6 +3,7 @@
 import os
 import posixpath
 import shutil
+import signal
 import stat
 from collections.abc import Iterator
 from os import fsdecode, fsencode
@@ -14,6 +15,7 @@ from imgbuild.build.gitcommand import Access, Git, GitFailedError, Place
 from imgbuild.build.gitmirror import ref_of
 from imgbuild.build.gitrefs import Found
 from imgbuild.errors import ContextError
+from imgbuild.options import ArchiveLimits
 from imgbuild.store.failure import explained
 
 _GITLINK = b"160000"
@@ -22,6 +24,8 @@ _MODULES = b".gitmodules"
 _DEEPEST = 250  # folders inside each other
 _LATEST = 253402300799  # the end of the year 9999
 _CHUNK = 1 << 16
+_LISTED = 1 << 10  # bytes that a file takes in a list, its path included; most take far less
+_MOST_LISTED = 1 << 33
 
 
 class Submodule(NamedTuple):
@@ -32,6 +36,29 @@ class Submodule(NamedTuple):
     url: str
 
 
+class Budget:
+    """How many files, of how many bytes together, a checkout may still have."""
+
+    def __init__(self, limits: ArchiveLimits) -> None:
+        self._limits = limits
+        self._entries = 0
+        self._size = 0
+
+    @property
+    def listing(self) -> int:
+        """How long a list of the files can get that are still allowed, in bytes."""
+        return min(self._limits.entries, _MOST_LISTED // _LISTED) * _LISTED
+
+    def take(self, size: int) -> None:
+        """Take a file of `size` bytes, raise `ContextError` where that is too much."""
+        self._entries += 1
+        self._size += size
+        if self._entries > self._limits.entries:
+            raise _past(f"the repository has more than {self._limits.entries} files", "entries")
+        if self._size > self._limits.size:
+            raise _past(f"its files are larger than {self._limits.size} bytes", "size")
+
+
 class _Entry(NamedTuple):
     mode: bytes
     name: str
@@ -39,13 +66,21 @@ class _Entry(NamedTuple):
 
 
 def write_files(
-    git: Git, place: Place, commit: str, folder: Path, subdir: str, *, submodules: bool
+    git: Git,
+    place: Place,
+    commit: str,
+    folder: Path,
+    subdir: str,
+    budget: Budget,
+    *,
+    submodules: bool,
 ) -> list[Submodule]:
     """Write the files of `commit` below `subdir` into `folder`; return the submodules among them.
 
-    `place` is a mirror with an index of its own to use. Raises `GitFailedError`, and
+    `place` is a mirror with an index of its own to use, `budget` what it may cost. Raises `GitFailedError`, and
     `ContextError` for what no image should get.
     """
+    _check_size(git, place, commit, budget)
     there = place._replace(work_tree=folder)
     git.run("read-tree", commit, place=there)
     links, modules = _special(git, there)
@@ -147,6 +182,31 @@ def empty(folder: Path) -> None:
                 os.unlink(entry.path)
 
 
+def _check_size(git: Git, place: Place, commit: str, budget: Budget) -> None:
+    """Raise `ContextError` for a commit that is past `budget`.
+
+    A few small trees that hold each other many times can have more files than any disk or memory.
+    """
+    listed = place._replace(largest=budget.listing)
+    try:
+        listing = git.spool("ls-tree", "-r", "-l", "-z", commit, place=listed)
+    except GitFailedError as failure:
+        if failure.status != -signal.SIGXFSZ and "File too large" not in failure.said:
+            raise
+        raise _past("the repository has far too many files", "entries") from None
+    with listing:
+        for record in _records(listing):
+            size = record.partition(b"\t")[0].rpartition(b" ")[2]
+            budget.take(int(size) if size.isdigit() else 0)
+
+
+def _past(what: str, limit: str) -> ContextError:
+    return ContextError(
+        f"{what}, which is the limit",
+        hint=f"if it is meant well, raise --add-limit-{limit} (archive_limits.{limit})",
+    )
+
+
 def _special(git: Git, place: Place) -> tuple[list[_Entry], str]:
     """Return the gitlinks of an index, and the object of its `.gitmodules`."""
     links, modules = [], ""
@@ -162,13 +222,17 @@ def _special(git: Git, place: Place) -> tuple[list[_Entry], str]:
 
 
 def _entries(listing: IO[bytes]) -> Iterator[_Entry]:
+    for record in _records(listing):
+        facts, _, path = record.partition(b"\t")
+        mode, name, _stage = facts.split(b" ")
+        yield _Entry(mode, name.decode(), path)
+
+
+def _records(listing: IO[bytes]) -> Iterator[bytes]:
     rest = b""
     while chunk := listing.read(_CHUNK):
         *records, rest = (rest + chunk).split(b"\0")
-        for record in records:
-            facts, _, path = record.partition(b"\t")
-            mode, name, _stage = facts.split(b" ")
-            yield _Entry(mode, name.decode(), path)
+        yield from records
 
 
 def _related(path: str, subdir: str) -> bool:

@@ -9,11 +9,13 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from imgbuild.errors import ContextError
+from imgbuild.options import STANDARD_PATH
 from imgbuild.store.failure import explained
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _OLDEST = (2, 32)  # takes GIT_CONFIG_COUNT and GIT_CONFIG_GLOBAL
 _VERSION = re.compile(rb"git version (\d+)\.(\d+)")
 _MOST_OUTPUT = 4 << 20
+# Ends a process group when the pipe that `cat` reads from is closed: when the caller is gone.
+_WATCH = 'cat >/dev/null; kill -9 "-$1"'
 _MOST_SAID = 64 << 10
 _INSTALL = f"install git {_OLDEST[0]}.{_OLDEST[1]} or newer, and see that PATH has its folder"
 _CONFIG = {
@@ -79,20 +83,28 @@ class RemoteFailedError(GitFailedError):
 
 
 class Place(NamedTuple):
-    """Where a command works; `held` is a lock that is to last as long as the command."""
+    """Where a command works; `held` is a lock that is to last as long as the command.
+
+    No file that it writes gets larger than `largest`, in bytes.
+    """
 
     git_dir: Path | None = None
     work_tree: Path | None = None
     index_file: Path | None = None
     held: int | None = None
+    largest: int | None = None
 
 
 class Access(NamedTuple):
-    """What a command may reach: protocols as in GIT_ALLOW_PROTOCOL, and what it needs for that."""
+    """What a command may reach: protocols as in GIT_ALLOW_PROTOCOL, and what it needs for that.
+
+    It is given up after `seconds`.
+    """
 
     protocols: str = ""
     config: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
+    seconds: float | None = None
 
 
 ANYWHERE = Place()
@@ -123,7 +135,8 @@ class Git:
     ) -> IO[bytes]:
         """Run a command and return a nameless file with what it wrote; raise `GitFailedError`."""
         program = self._found()
-        return self._run([program, *arguments], self._environment(place, access), place, stdin)
+        env = self._environment(place, access)
+        return self._run([program, *arguments], env, place, stdin, access.seconds)
 
     def _found(self) -> str:
         if not self._program:
@@ -148,7 +161,12 @@ class Git:
         return program
 
     def _run(
-        self, words: list[str], env: dict[str, str], place: Place, stdin: IO[bytes] | None
+        self,
+        words: list[str],
+        env: dict[str, str],
+        place: Place,
+        stdin: IO[bytes] | None,
+        seconds: float | None = None,
     ) -> IO[bytes]:
         import subprocess
 
@@ -168,7 +186,7 @@ class Git:
                         # It cannot ask on the terminal, and all that it starts can be ended.
                         start_new_session=True,
                     )
-                    _wait(process, said)
+                    _wait(process, said, place.largest, seconds)
                 out.seek(0)
             except BaseException:
                 out.close()
@@ -205,15 +223,56 @@ class Git:
         return env
 
 
-def _wait(process: "subprocess.Popen[bytes]", said: IO[bytes]) -> None:
+def _wait(
+    process: "subprocess.Popen[bytes]",
+    said: IO[bytes],
+    largest: int | None,
+    seconds: float | None,
+) -> None:
+    from subprocess import TimeoutExpired
+
     try:
-        status = process.wait()
-    except BaseException:
+        if largest is not None:
+            _limit(process.pid, largest)
+        with _watched(process.pid):
+            status = process.wait(seconds)
+    except BaseException as error:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if isinstance(error, TimeoutExpired):
+            raise GitFailedError(1, f"fatal: timed out after {seconds:.0f} seconds") from None
         raise
     if status:
         raise GitFailedError(status, _end_of(said))
+
+
+def _limit(pid: int, largest: int) -> None:
+    """Set how large a file may get that a process writes, or one that it starts later."""
+    import resource
+
+    with suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (largest, largest))
+
+
+@contextmanager
+def _watched(group: int) -> Iterator[None]:
+    """See that a process group does not outlive this process, even when that is killed."""
+    import subprocess
+
+    with subprocess.Popen(
+        ["/bin/sh", "-c", _WATCH, "sh", str(group)],
+        env={"PATH": STANDARD_PATH},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    ) as watcher:
+        try:
+            yield
+        finally:
+            # Its `cat` with it.
+            os.killpg(watcher.pid, signal.SIGKILL)
 
 
 def _end_of(file: IO[bytes]) -> str:

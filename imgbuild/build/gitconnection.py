@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from imgbuild.options import RegistryOptions
 _REDIRECT = re.compile(r"returned error: 30\d")
 _LOCATION = re.compile(r"<= Recv header: location: *(\S+)", re.IGNORECASE)
 _MOST_REDIRECTS = 3
+# git:// and ssh:// have no limits of their own for servers that say nothing, or next to nothing.
+_LONGEST_QUESTION = 300.0  # seconds
+_LONGEST_FETCH = 6 * 3600.0
 _SELF = "localhost,127.0.0.1,::1"
 _TRACE = {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1", "GIT_TRACE_REDACT": "1"}
 
@@ -30,13 +34,14 @@ class Reach(NamedTuple):
     """What repositories of a build are reached with.
 
     `known_hosts` is a file of the user's, for keys that are known; without one, the key that a
-    server shows first is kept in `learned_hosts`.
+    server shows first is kept in `learned_hosts`. No more than `most` bytes are fetched at once.
     """
 
     secrets: GitSecrets
     registry: RegistryOptions
     learned_hosts: Path
     known_hosts: Path | None = None
+    most: int | None = None
 
 
 class Connection:
@@ -50,27 +55,41 @@ class Connection:
         self._address = remote
         self._redirects = 0
         self.remote = remote
+        # Whether the server gave an answer to these credentials.
+        self.is_admitted = False
 
     @property
     def private(self) -> tuple[str, ...]:
         """Texts that must not be shown."""
         return self._authorization.private if self._authorization else ()
 
+    def credentials(self) -> str:
+        """Return what tells credentials from others, and not what they are; empty for none."""
+        if self._authorization is not None:
+            return sha256(self._authorization.value.encode("utf-8", "surrogateescape")).hexdigest()
+        # An agent may have any keys.
+        is_lent = self.remote.scheme == "ssh" and self._reach.secrets.ssh() is not None
+        return "ssh" if is_lent else ""
+
     def run(self, command: Sequence[str], *what: str, place: Place = ANYWHERE) -> bytes:
         """Run `git COMMAND -- ADDRESS WHAT`; raise `RemoteFailedError`."""
         try:
-            return self._call(command, what, place, {})
+            told = self._call(command, what, place, {})
         except GitFailedError as failure:
             if not self._follow(failure):
                 raise RemoteFailedError(failure.status, failure.said) from None
-        return self.run(command, *what, place=place)
+            return self.run(command, *what, place=place)
+        self.is_admitted = True
+        return told
 
     def _call(
         self, command: Sequence[str], what: Sequence[str], place: Place, env: Mapping[str, str]
     ) -> bytes:
         base = self._how()
-        access = base._replace(env={**base.env, **env})
+        seconds = _LONGEST_QUESTION if "ls-remote" in command else _LONGEST_FETCH
+        access = base._replace(env={**base.env, **env}, seconds=seconds)
         words = (*command, "--", self._address.url, *what)
+        place = place._replace(largest=self._reach.most)
         return self._git.run(*words, place=place, access=access)
 
     def _how(self) -> Access:

@@ -1,6 +1,7 @@
 """What git said, turned into errors that tell what to do."""
 
 import re
+import signal
 from collections.abc import Sequence
 
 from imgbuild.build.gitcommand import GitFailedError, RemoteFailedError
@@ -44,6 +45,10 @@ _ELSEWHERE = (
 )
 # The first pattern that matches decides; the order goes from the special to the general.
 _HINTS = (
+    (
+        r"File too large|died of signal 25\b",
+        "it is larger than --download-limit (download_limit) allows",
+    ),
     ("Host key verification failed", _UNKNOWN_KEY),
     (
         "Permission denied|Too many authentication failures",
@@ -87,6 +92,8 @@ def explained_failure(
             f"{action}: no space left",
             hint="free some space, or choose a store on another disk with --store",
         )
+    if failure.status == -signal.SIGXFSZ:
+        said += "File too large"
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, said)), None)
     if hint == _PRIVATE and private:
         hint = _NOT_TAKEN
@@ -102,6 +109,8 @@ def _kind(hint: str | None) -> type[ImgbuildError]:
 
 
 def _reason(failure: GitFailedError, private: Sequence[str]) -> str:
+    if failure.status == -signal.SIGXFSZ:
+        return "File too large"
     if failure.status < 0:
         return f"git was ended by signal {-failure.status}"
     lines = [line.strip() for line in failure.said.splitlines() if line.strip()]

@@ -35,6 +35,10 @@ _NOT_GIVEN = re.compile(
     r"not our ref|unadvertised object|not advertised|no such remote ref|couldn't find remote ref"
 )
 INDEX = "checkout.index"
+# Whose credentials the server took, one hash a line.
+_ADMITTED = "imgbuild-admitted"
+_NOBODY = "nobody"
+_MOST_KNOWN = 100
 _ALL = ("+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*")
 
 
@@ -62,8 +66,10 @@ class Mirror:
         Raises `GitFailedError`, and `ContextError` when the server does not have it.
         """
         if commit := self.commit_of(found.object):
+            self._admit(connection)
             return commit
         self._fetch(found, connection)
+        self._admit(connection)
         commit = self.commit_of(found.object)
         if not commit:
             raise ContextError(
@@ -73,6 +79,23 @@ class Mirror:
         # Asked for by its own name, the commit of a tag is there as well.
         self._git.run("update-ref", ref_of(commit), commit, place=self.place)
         return commit
+
+    def _admit(self, connection: Connection) -> None:
+        """See that the server lets these credentials, or nobody's, at what is kept here.
+
+        What somebody fetched with a secret is not for others who know the commit. Raises
+        `GitFailedError`.
+        """
+        path = self.git_dir / _ADMITTED
+        with explained("read a git mirror"):
+            known = path.read_text().splitlines() if path.exists() else []
+        ours = connection.credentials() or _NOBODY
+        if ours in known or _NOBODY in known:
+            return
+        if not connection.is_admitted:
+            connection.run(["ls-remote", "--quiet"], "HEAD")
+        with explained("write to the store"):
+            path.write_text("".join(f"{one}\n" for one in [*known[-_MOST_KNOWN:], ours]))
 
     def _fetch(self, found: Found, connection: Connection) -> None:
         try:

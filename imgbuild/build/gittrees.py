@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from imgbuild import inroot
 from imgbuild.build.gitcheckout import (
+    Budget,
     Submodule,
     commit_time,
     empty,
@@ -27,6 +28,7 @@ from imgbuild.store.failure import explained
 from imgbuild.store.store import Store
 
 _DEEPEST = 16  # submodules of submodules
+_MOST_SUBMODULES = 1000  # in all
 
 
 class Wish(NamedTuple):
@@ -45,13 +47,15 @@ class _Written(NamedTuple):
 
 
 class Trees:
-    """Write what is reached from the repository `top`."""
+    """Write what is reached from the repository `top`, all of it within one `budget`."""
 
-    def __init__(self, git: Git, store: Store, reach: Reach, top: Remote) -> None:
+    def __init__(self, git: Git, store: Store, reach: Reach, top: Remote, budget: Budget) -> None:
         self._git = git
         self._store = store
         self._reach = reach
         self._top = top
+        self._budget = budget
+        self._submodules = 0
 
     def write(
         self, connection: Connection, found: Found, folder: Path, wish: Wish, depth: int = 0
@@ -64,6 +68,9 @@ class Trees:
         for submodule in written.submodules:
             if depth == _DEEPEST:
                 raise ContextError(f"there are more than {_DEEPEST} submodules in each other")
+            self._submodules += 1
+            if self._submodules > _MOST_SUBMODULES:
+                raise ContextError(f"there are more than {_MOST_SUBMODULES} submodules")
             self._write_submodule(connection.remote, submodule, folder, wish, depth + 1)
         return written.commit, written.seconds
 
@@ -104,7 +111,7 @@ class Trees:
         check_commit(wish.checksums, found, commit)
         seconds = commit_time(git, place, commit)
         submodules = write_files(
-            git, place, commit, folder, wish.subdir, submodules=wish.submodules
+            git, place, commit, folder, wish.subdir, self._budget, submodules=wish.submodules
         )
         if wish.keep:
             keep_repository(git, place, found, commit, connection.remote.url, folder)

@@ -49,6 +49,8 @@ class Readers:
         self._root = root
         self._inline = TreeReader(root)
         self._workers: list[_Worker] = []
+        # Processes cannot be started here, or are not what they should be.
+        self._alone = False
 
     def close(self) -> None:
         self._inline.close()
@@ -67,8 +69,7 @@ class Readers:
         workers = self._started(flags) if expected >= FILES * _FEW else []
         if not workers:
             for key, wanted in batches:
-                found = [self._inline.read(one, flags) for one in wanted]
-                yield key, Batch([fact for fact, _ in found], [data for _, data in found])
+                yield key, self._read_here(wanted, flags)
             return
         waiting: deque[tuple[_Worker, Key, list[Wanted]]] = deque()
         try:
@@ -77,9 +78,9 @@ class Readers:
                 worker.send(wanted, flags)
                 waiting.append((worker, key, wanted))
                 if len(waiting) >= _AHEAD * len(workers):
-                    yield _answer(*waiting.popleft(), flags)
+                    yield self._answer(*waiting.popleft(), flags)
             while waiting:
-                yield _answer(*waiting.popleft(), flags)
+                yield self._answer(*waiting.popleft(), flags)
         finally:
             if waiting:
                 # Answers that nobody took would be taken for those to the next requests.
@@ -91,25 +92,36 @@ class Readers:
 
     def _started(self, flags: int) -> "list[_Worker]":
         cores = len(os.sched_getaffinity(0))
-        if cores < 2 or not sys.executable:
+        if cores < 2 or not sys.executable or self._alone:
             return []
         # With contents, the caller is what the others wait for: it writes them.
         wanted = min(cores - 1, 2) if flags & CONTENT else min(cores, _MOST_PROCESSES)
-        while len(self._workers) < wanted:
-            self._workers.append(_Worker(self._root))
+        try:
+            while len(self._workers) < wanted:
+                self._workers.append(_Worker(self._root))
+        except OSError:
+            self._alone = True
         return self._workers[:wanted]
 
+    def _answer(
+        self, worker: "_Worker", key: Key, wanted: list[Wanted], flags: int
+    ) -> tuple[Key, Batch]:
+        if not worker.is_ours():
+            self._alone = True
+            return key, self._read_here(wanted, flags)
+        facts, data = worker.receive()
+        if not flags & CONTENT:
+            return key, Batch(facts, ())
+        contents = []
+        at = 0
+        for one in wanted:
+            contents.append(data[at : at + one[1]])
+            at += one[1]
+        return key, Batch(facts, contents)
 
-def _answer(worker: "_Worker", key: Key, wanted: list[Wanted], flags: int) -> tuple[Key, Batch]:
-    facts, data = worker.receive()
-    if not flags & CONTENT:
-        return key, Batch(facts, ())
-    contents = []
-    at = 0
-    for one in wanted:
-        contents.append(data[at : at + one[1]])
-        at += one[1]
-    return key, Batch(facts, contents)
+    def _read_here(self, wanted: list[Wanted], flags: int) -> Batch:
+        found = [self._inline.read(one, flags) for one in wanted]
+        return Batch([fact for fact, _ in found], [data for _, data in found])
 
 
 class _Worker:
@@ -130,14 +142,26 @@ class _Worker:
             # Ctrl-C is for the caller, whose end is the end of this one's input.
             start_new_session=True,
         )
+        self._is_ours: bool | None = None
         _widen(self._process.stdout)
+
+    def is_ours(self) -> bool:
+        """Tell whether it is what was to be started: in an application that Python is part of,
+        `sys.executable` may be something else.
+        """
+        if self._is_ours is None:
+            assert self._process.stdout is not None  # noqa: S101  it is a pipe
+            greeting = self._process.stdout.read(len(filereader.GREETING))
+            self._is_ours = greeting == filereader.GREETING
+            if not self._is_ours:
+                self._process.kill()
+        return self._is_ours
 
     def send(self, wanted: list[Wanted], flags: int) -> None:
         assert self._process.stdin is not None  # noqa: S101  it is a pipe
-        try:
+        # When it is gone, that shows when its answer is taken.
+        with suppress(OSError):
             filereader.send(self._process.stdin, (flags, wanted))
-        except OSError:
-            raise _gone() from None
 
     def receive(self) -> tuple[list[Fact], bytes]:
         assert self._process.stdout is not None  # noqa: S101  it is a pipe

@@ -23,6 +23,11 @@ from imgbuild.build.listing import Item
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import Entry, ImagePath, sort_key
 
+# How many names may be looked up in all, and for each member, before it is an attack: links that lead
+# through links make a small archive cost as much as none has.
+_MOST_LOOKED_UP = 50_000_000
+_EACH = 200
+
 
 def place_unpacked(view: Tree, sources: Sequence[Source], target: Target) -> Iterator[Placed]:
     """Yield the entries of the layer in layer order, where some of `sources` are archives.
@@ -78,6 +83,7 @@ class _Unpacking:
         # The names in each directory that lead to what is new, and the directories that were replaced.
         self._names: dict[ImagePath, set[bytes]] = {}
         self._replaced: set[ImagePath] = set()
+        self._looks_left = _MOST_LOOKED_UP
         # The last header of each file with several names.
         self._linked: dict[bytes, Entry] = {}
 
@@ -145,9 +151,18 @@ class _Unpacking:
 
     def _inside(self, top: ImagePath, path: ImagePath, *, follow_last: bool) -> ImagePath:
         """Return where a member really is: links start from where the archive is unpacked."""
-        return _join(
-            top, resolve(lambda at: self.lstat(_join(top, at)), path, follow_last=follow_last)
-        )
+        self._looks_left += _EACH
+
+        def lstat(at: ImagePath) -> Entry | None:
+            self._looks_left -= 1
+            if self._looks_left < 0:
+                raise ContextError(
+                    "the archive has names too deep, or links through links, for too many members",
+                    hint="this is how hostile archives keep machines busy",
+                )
+            return self.lstat(_join(top, at))
+
+        return _join(top, resolve(lstat, path, follow_last=follow_last))
 
     def _make_parents(self, path: ImagePath) -> None:
         at = b""

@@ -6,7 +6,10 @@ number of folders. Where moby hands part of a pattern to its regular expressions
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
+
+from imgbuild.dockerfile.automaton import Automaton, Folders, Many, One, Step
 
 _ANY = "(?s:.*)"
 _FOLDERS = f"(?:{_ANY}/)?"
@@ -14,6 +17,9 @@ _FEWEST_FOLDERS = "(?:(?s:.*?)/)??"
 _WILD = re.compile(r"[*?\[\\]")
 # A bracket may match a slash, an escape may stand before one.
 _HARD = re.compile(r"\*\*|[\[\\]")
+_NO_SLASH = "[^/]"
+# With more places than this where a match could go one way or the other, trying all takes too long.
+_FEW_WAYS = 2
 
 
 class BadPatternError(ValueError):
@@ -42,6 +48,42 @@ def glob_expression(pattern: str) -> str:
                 _settle(out, _passes_slash(pattern))
                 out.append(_FOLDERS)
     return "".join(out)
+
+
+def glob_matcher(pattern: str) -> "str | Automaton":
+    """Return an expression for a cleaned pattern, or what matches it where that could take for ever.
+
+    Raises `BadPatternError`.
+    """
+    expression = glob_expression(pattern)
+    stars = pattern.count("*") if _passes_slash(pattern) else 0
+    # Those inside of an atomic group are tried once.
+    folders = expression.count(_FOLDERS)
+    if stars > _FEW_WAYS or folders > _FEW_WAYS:
+        return Automaton(_steps(pattern))
+    return expression
+
+
+def _steps(pattern: str) -> Iterator[Step]:
+    """Yield what `glob_expression` makes an expression of."""
+    at = 0
+    while at < len(pattern):
+        if pattern.startswith("**", at):
+            at += 3 if pattern[at + 2 : at + 3] == "/" else 2
+            yield Folders() if at < len(pattern) else Many("(?s:.)")
+            continue
+        char = pattern[at]
+        at += 1
+        if char == "*":
+            yield Many(_NO_SLASH)
+        elif char == "?":
+            yield One(_NO_SLASH)
+        elif char == "[":
+            expression, at = _bracket(pattern, at - 1)
+            yield One(expression)
+        else:
+            at += char == "\\"
+            yield One(re.escape(pattern[at - 1]))
 
 
 def _settle(out: list[str], passes_slash: bool) -> None:
@@ -165,12 +207,12 @@ class Split(NamedTuple):
 
     `leading` are the names that it starts with: text, or an expression where it is wild. What
     comes behind them is in `name`, an expression for any one name below, or in `path`, one for a
-    whole path. Both are empty where the leading names are all.
+    whole path (or what matches it). Both are empty where the leading names are all.
     """
 
     leading: tuple[str | re.Pattern[str], ...]
     name: str = ""
-    path: str = ""
+    path: str | Automaton = ""
 
 
 def split(pattern: str) -> Split:
@@ -180,7 +222,7 @@ def split(pattern: str) -> Split:
     for at, text in enumerate(folders):
         if _HARD.search(text):
             name = _any_name(folders[at:])
-            return Split(tuple(leading), name, "" if name else glob_expression(pattern))
+            return Split(tuple(leading), name, "" if name else glob_matcher(pattern))
         leading.append(re.compile(_component(text)) if _WILD.search(text) else text)
     return Split(tuple(leading))
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from imgbuild.dockerfile.globs import glob_expression
+from imgbuild.dockerfile.globs import glob_matcher
 from imgbuild.dockerfile.ignorelevels import Level, Levels
 from imgbuild.dockerfile.source import BLANKS
 from imgbuild.errors import ContextError, Span
@@ -160,8 +160,10 @@ class IgnoreMatcher:
     def _last(self, group: int, path: str) -> IgnoreLine | None:
         """Return the last pattern of a group that matches `path`."""
         for line, rule in reversed(list(zip(self._lines, self._levels.rules, strict=True))):
-            if rule.group == group and re.fullmatch(glob_expression(rule.text), path):
-                return line
+            if rule.group == group:
+                test = glob_matcher(rule.text)
+                if re.fullmatch(test, path) if isinstance(test, str) else test.fullmatch(path):
+                    return line
         return None
 
     def _scope(self, directory: str) -> IgnoreScope:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
+from imgbuild.dockerfile.automaton import Automaton
 from imgbuild.dockerfile.globs import BadPatternError, Split, split
 from imgbuild.dockerfile.quoting import quote
 from imgbuild.errors import ContextError
@@ -44,19 +45,21 @@ class Rule(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What a group asks of the names in a directory; `path` is about the whole path."""
+    """What a group asks of the names in a directory; `path` and `slow` are about the whole path."""
 
     group: int
     negated: bool
     names: frozenset[str]
     name: re.Pattern[str] | None
     path: re.Pattern[str] | None
+    slow: tuple[Automaton, ...]
 
     def hits(self, prefix: str, name: str) -> bool:
         return (
             name in self.names
             or (self.name is not None and self.name.fullmatch(name) is not None)
             or (self.path is not None and self.path.fullmatch(prefix + name) is not None)
+            or any(one.fullmatch(prefix + name) for one in self.slow)
         )
 
 
@@ -95,7 +98,7 @@ class Level:
         self.settled = all(depth >= len(rule.parts.leading) for rule in rules)
         groups = groupby(rules, lambda rule: rule.group)
         asked = (_ask(group, negated(group), depth, members) for group, members in groups)
-        self.asked = tuple(one for one in asked if one.names or one.name or one.path)
+        self.asked = tuple(one for one in asked if one.names or one.name or one.path or one.slow)
 
     def verdict(self, prefix: str, name: str) -> tuple[bool, int]:
         """Return whether a name here is excluded, and the group that decides."""
@@ -110,17 +113,24 @@ def _ask(group: int, negated: bool, depth: int, rules: Iterable[Rule]) -> _Asked
     names: set[str] = set()
     expressions: list[str] = []
     paths: list[str] = []
+    slow: list[Automaton] = []
     for rule in rules:
         leading = rule.parts.leading
         if depth >= len(leading):
-            (paths if rule.parts.path else expressions).append(rule.parts.path or rule.parts.name)
+            if isinstance(rule.parts.path, Automaton):
+                slow.append(rule.parts.path)
+            else:
+                listed = paths if rule.parts.path else expressions
+                listed.append(rule.parts.path or rule.parts.name)
         elif rule.ends and depth == len(leading) - 1:
             test = leading[depth]
             if isinstance(test, str):
                 names.add(test)
             else:
                 expressions.append(test.pattern)
-    return _Asked(group, negated, frozenset(names), _either(expressions), _either(paths))
+    return _Asked(
+        group, negated, frozenset(names), _either(expressions), _either(paths), tuple(slow)
+    )
 
 
 def _either(expressions: Sequence[str]) -> re.Pattern[str] | None:

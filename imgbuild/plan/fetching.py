@@ -10,7 +10,12 @@ from imgbuild.plan.model import GitSource, RemoteSource, UrlSource
 
 _REMOTE = re.compile(r"[a-zA-Z0-9]+://|[a-zA-Z0-9_-]+@")
 _URL = ("http://", "https://")
-_USER = re.compile(r"""(?<![^\s"'])([a-zA-Z0-9+.-]+://)([^/?#\s"']*)@""")
+# At the start of a word, or of a value behind its name: not in the query of another URL. A quote may
+# be part of a password, unless it ends a word of a list.
+_USER = re.compile(
+    r"""(^|[\s"'([,])((?:[\w.-]+=)*["']?[a-zA-Z0-9+.-]+://)"""
+    r"""((?:[^/?#\s"']|["'](?![],\s]|$))*)@"""
+)
 _HEX = re.compile(r"[0-9a-f]*")
 _DIGEST = re.compile(r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*:[a-zA-Z0-9=_-]+")
 _SHA256 = 64
@@ -51,11 +56,11 @@ def redacted(text: str) -> str:
 
 
 def _hidden(found: re.Match[str]) -> str:
-    scheme, user = found.groups()
+    before, scheme, user = found.groups()
     if ":" in user:
-        return f"{scheme}xxxxx:xxxxx@"
+        return f"{before}{scheme}xxxxx:xxxxx@"
     # A name alone may be a token, but for ssh.
-    return f"{scheme}xxxxx@" if scheme.lower().startswith("http") else found[0]
+    return f"{before}{scheme}xxxxx@" if "http" in scheme.lower() else found[0]
 
 
 def _git_ref(path: str) -> GitRef | None:

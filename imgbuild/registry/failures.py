@@ -17,7 +17,8 @@ def classify(error: BaseException, url: str, proxy: str) -> TransportFailure | N
     import urllib3.exceptions as u
 
     chain = list(_chain(error))
-    ours = (requests.RequestException, u.HTTPError, OSError, http.client.HTTPException)
+    # http.client reads sizes with int(), whatever a server sent for one.
+    ours = (requests.RequestException, u.HTTPError, OSError, http.client.HTTPException, ValueError)
     if not isinstance(error, ours):
         return None
 

@@ -7,6 +7,7 @@ redirects on its own; its adapter does none of that and can be used by many thre
 
 import io
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 15.0
 READ_TIMEOUT = 60.0
+# From the first byte of an answer's head to its last: a byte now and then keeps READ_TIMEOUT away.
+HEAD_TIMEOUT = 120.0
 _ERROR_BODY = 64 << 10
 _BLOCK = 256 << 10
 
@@ -130,10 +133,50 @@ class Reply:
         self.close()
         return data
 
+    def cut(self) -> None:
+        """End the connection: whoever reads from it, in another thread, finds its end."""
+        connection = getattr(self._raw, "_connection", None)
+        if isinstance(connection, Cuttable):
+            connection.cut()
+
     def close(self) -> None:
         """Free the connection; a body that was not read to its end closes it."""
         self._raw.close()
         self._raw.release_conn()
+
+
+class Cuttable:
+    """A connection of http.client that another thread can end while it is waited for."""
+
+    sock: Any
+    _kept: Any = None
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]  # of the connection that this is mixed into
+        # http.client forgets it while a last body is still being read.
+        self._kept = self.sock
+
+    def getresponse(self, *args: Any, **kwargs: Any) -> Any:
+        from threading import Timer
+
+        # Heads may come byte by byte, and "100 Continue" may come for ever.
+        timer = Timer(HEAD_TIMEOUT, self.cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse(*args, **kwargs)  # type: ignore[misc]  # as above
+        finally:
+            timer.cancel()
+
+    def cut(self) -> None:
+        import socket
+
+        # Below TLS, which must not be talked to by two threads; that is inside of another one
+        # where a proxy is asked over https.
+        inner = getattr(self._kept, "socket", self._kept)
+        if isinstance(inner, socket.socket):
+            with suppress(OSError):
+                socket.socket.shutdown(inner, socket.SHUT_RDWR)
 
 
 class Transport:
@@ -168,7 +211,7 @@ class Transport:
                 verify=True,
                 proxies={"http": proxy, "https": proxy} if proxy else {},
             )
-        except (RequestException, HTTPError, OSError) as error:
+        except (RequestException, HTTPError, OSError, ValueError) as error:
             if isinstance(content, Body) and content.failure is not None:
                 raise content.failure from None
             failure = classify(error, request.url, proxy)
@@ -218,17 +261,23 @@ def _make_adapter(options: RegistryOptions) -> "HTTPAdapter":
     from requests.adapters import HTTPAdapter
 
     context = _make_context(options.ca_file)
+    pools = _pool_classes()
 
     class Adapter(HTTPAdapter):
         """Gives every connection our own TLS context, whatever the environment says."""
 
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
             super().init_poolmanager(*args, **kwargs, ssl_context=context, blocksize=_BLOCK)
+            self.poolmanager.pool_classes_by_scheme = pools
 
         def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
             if proxy.lower().startswith("https"):
                 kwargs["proxy_ssl_context"] = context
-            return super().proxy_manager_for(proxy, **kwargs, ssl_context=context, blocksize=_BLOCK)
+            manager = super().proxy_manager_for(
+                proxy, **kwargs, ssl_context=context, blocksize=_BLOCK
+            )
+            manager.pool_classes_by_scheme = pools
+            return manager
 
         def cert_verify(self, conn: Any, *_: Any) -> None:
             conn.cert_reqs = "CERT_REQUIRED"
@@ -242,6 +291,55 @@ def _make_adapter(options: RegistryOptions) -> "HTTPAdapter":
             super().close()
 
     return Adapter(pool_maxsize=max(options.jobs * 2, 10))
+
+
+class _Head:
+    """The stream of an answer while its head is read; `last` is the last line of it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def readline(self, size: int = -1, /) -> bytes:
+        self.last = self._stream.readline(size)
+        return self.last
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _whole_response() -> type:
+    """Return http.client's answer with a head that has to be whole.
+
+    http.client takes one that breaks off for the answer, without the length that was to come:
+    an empty file that looks complete.
+    """
+    from http.client import HTTPResponse, RemoteDisconnected
+
+    class WholeResponse(HTTPResponse):
+        def begin(self) -> None:
+            stream = self.fp
+            head: Any = _Head(stream)
+            self.fp = head
+            super().begin()
+            if self.fp is head:
+                self.fp = stream
+            if head.last.strip(b"\r\n") or not head.last:
+                raise RemoteDisconnected("the answer broke off in its head")
+
+    return WholeResponse
+
+
+def _pool_classes() -> dict[str, Any]:
+    """Return urllib3's pools, of connections that can be cut."""
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    found: dict[str, Any] = {}
+    extra = {"response_class": _whole_response()}
+    for scheme, pool in (("http", HTTPConnectionPool), ("https", HTTPSConnectionPool)):
+        connection = type("Connection", (Cuttable, pool.ConnectionCls), extra)
+        found[scheme] = type("Pool", (pool,), {"ConnectionCls": connection})
+    return found
 
 
 def _make_context(ca_file: Path | None) -> "ssl.SSLContext":

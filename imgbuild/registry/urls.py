@@ -2,8 +2,9 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from imgbuild.errors import AuthenticationError, NotFoundError, RegistryError, UnreachableError
@@ -14,11 +15,19 @@ from imgbuild.registry.problem import TransportFailure, connection_hint
 from imgbuild.registry.retry import CONNECT_TRIES, TRIES, Again, Retry, is_passing, retry_after
 from imgbuild.registry.transport import Reply, Request, Transport
 
-_BLOCK = 256 << 10
+if TYPE_CHECKING:
+    from threading import Event
+
+_BLOCK = 32 << 10
+# A server that sends less than this is as good as dead; one that sends little more is left in the end.
+_SLOWEST = 1 << 10  # bytes a second
+_WINDOW = 120.0  # seconds in which that is measured
+_LONGEST = 24 * 3600.0
 _MOST_REDIRECTS = 10
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _FINE = frozenset({200, 203})
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 # What is larger takes long enough for its progress to be told, in bytes.
 _WORTH_TELLING = 1 << 20
 # What must have come through before the attempts are counted anew.
@@ -93,6 +102,8 @@ class _Download:
         self._pinned = pinned
         self._at = 0
         self._validator = ""
+        self._until = time.monotonic() + _LONGEST
+        self._too_slow = False
 
     def run(self) -> Mapping[str, str] | None:
         attempt, counted_from = 0, 0
@@ -149,8 +160,20 @@ class _Download:
         self._out.begin()
         etag = reply.headers.get("ETag", "")
         self._validator = etag if etag.startswith('"') else ""
-        length = reply.headers.get("Content-Length", "")
-        return int(length) if length.isascii() and length.isdigit() else -1
+        return self._length(reply)
+
+    def _length(self, reply: Reply) -> int:
+        text = reply.headers.get("Content-Length")
+        if text is None or "Transfer-Encoding" in reply.headers:
+            return -1
+        # The same one several times is one (RFC 9110, 8.6).
+        lengths = {part.strip() for part in text.split(",")}
+        if len(lengths) != 1 or not _LENGTH.fullmatch(length := lengths.pop()):
+            raise RegistryError(
+                f"{self._shown}: the server sends an impossible Content-Length",
+                hint="take the file from another server",
+            )
+        return int(length)
 
     def _resumed(self, reply: Reply) -> int | None:
         """Return the whole size when `reply` goes on where the last one broke off, else None."""
@@ -164,17 +187,44 @@ class _Download:
     def _copy(self, reply: Reply, size: int) -> None:
         if size > self._limit:
             raise self._too_large()
-        while data := reply.read(_BLOCK):
-            self._at += len(data)
-            if self._at > self._limit:
-                raise self._too_large()
-            self._out.write(data)
-            if size >= _WORTH_TELLING:
-                what = f"downloading {self._shown}"
-                self._events(TransferProgress(what, min(self._at, size), size))
+        with self._watched(reply):
+            while data := reply.read(_BLOCK):
+                self._at += len(data)
+                if self._at > self._limit:
+                    raise self._too_large()
+                self._out.write(data)
+                if size >= _WORTH_TELLING:
+                    what = f"downloading {self._shown}"
+                    self._events(TransferProgress(what, min(self._at, size), size))
+        if self._too_slow:
+            # A body without a length ends with its connection, which was ended here.
+            raise TransportFailure("timeout", "it was given up", reply.url, "")
         if self._at < size:
             detail = f"{size - self._at} bytes are missing"
             raise TransportFailure("cut", detail, reply.url, "")
+
+    @contextmanager
+    def _watched(self, reply: Reply) -> Iterator[None]:
+        """Cut the connection when too little comes through it."""
+        from threading import Event, Thread
+
+        done = Event()
+        watcher = Thread(target=self._watch, args=(reply, done), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+    def _watch(self, reply: Reply, done: "Event") -> None:
+        before = self._at
+        while not done.wait(_WINDOW):
+            if self._at - before < _SLOWEST * _WINDOW or time.monotonic() > self._until:
+                self._too_slow = True
+                reply.cut()
+                return
+            before = self._at
 
     def _follow(self, request: Request) -> Reply:
         """Send `request` and go where the answers lead; credentials stay with their host."""
@@ -235,6 +285,12 @@ class _Download:
     def _lost(self, failure: TransportFailure) -> Again:
         """Return the failure as a trouble that may pass, or raise the error when it will not."""
         host = urlsplit(failure.url).hostname or failure.url
+        if self._too_slow:
+            raise UnreachableError(
+                f"{self._shown}: {host} sends too slowly",
+                hint=f"less than {_SLOWEST} bytes a second, or more than a day in all: "
+                "take it from another server",
+            ) from failure
         happened = {
             "cut": f"the connection to {host} broke off",
             "timeout": f"{host} does not answer",

@@ -151,7 +151,10 @@ def test_a_repository_over_ssh(server: Server, store: Store, commit: str) -> Non
     with fetching(store, server.agent) as fetcher:
         found = fetcher.checkout(source(server.address("app")))
         assert (found.commit, (found.folder / "file").read_text()) == (commit, "one\n")
-    with fetching(store, None) as fetcher:
+    # What is kept is for those who have keys, too.
+    with fetching(store, None) as fetcher, pytest.raises(ContextError, match="no SSH key"):
+        fetcher.checkout(source(f"{server.address('app')}#{commit}"))
+    with fetching(store, server.agent) as fetcher:
         assert fetcher.checkout(source(f"{server.address('app')}#{commit}")).commit == commit
     assert f"[127.0.0.1]:{server.port} " in store.paths.learned_hosts.read_text()
 

@@ -149,7 +149,8 @@ def test_a_file_that_changed_since_it_was_listed_is_refused(
         change(files / "d/x")
         with pytest.raises(ContextError, match="/d/x .*changed while it was read"):
             read(tree, b"d/x")
-        with tree.open(b"d/x") as stream, pytest.raises(ContextError, match="changed"):
+        # A pipe is not even opened for reading: it may have no end.
+        with pytest.raises(ContextError, match="changed"), tree.open(b"d/x") as stream:
             tree.check(stream, b"d/x", item)
 
 

@@ -16,6 +16,7 @@ from imgbuild.build.git import GitFetcher
 from imgbuild.build.remotes import Remotes
 from imgbuild.build.secrets import Secrets
 from imgbuild.errors import (
+    AuthenticationError,
     ContextError,
     DigestMismatchError,
     RegistryError,
@@ -148,6 +149,33 @@ def test_what_has_the_checksum_is_not_asked_for_again(store: Store, web: FakeWeb
     fetch(store, url)
     assert fetch(store, url, digest_bytes(BODY)) == first
     assert len(web.requests) == 2
+
+
+def test_what_was_fetched_with_a_secret_is_for_those_who_have_it(
+    store: Store, web: FakeWeb
+) -> None:
+    url, digest = web.put("/a", BODY, ETag='"1"'), digest_bytes(BODY)
+    name = "HTTP_AUTH_TOKEN_127.0.0.1"
+    right = Secret(name, value=b"right")
+
+    def private(handler: Any) -> bool:
+        if handler.headers.get("Authorization") == "Bearer right":
+            return False
+        handler.reply(401, b"")
+        return True
+
+    web.on("GET", "/a", private, times=100)
+    first = fetch(store, url, digest, right)
+    assert fetch(store, url, digest, right) == first
+    assert len(web.requests) == 1
+    for others in ([], [Secret(name, value=b"wrong")], [Secret(name, value=b"")]):
+        for checksum in (digest, ""):
+            with pytest.raises(AuthenticationError):
+                fetch(store, url, checksum, *others)
+            # Nor does a server learn what it should not be asked with.
+            assert "if-none-match" not in web.requests[-1].headers
+    assert fetch(store, url, "", right) == first
+    assert web.requests[-1].headers["if-none-match"] == '"1"'
 
 
 def test_another_checksum_is_told_with_both(store: Store, web: FakeWeb) -> None:
@@ -283,6 +311,7 @@ def test_names_of_urls(url: str, name: bytes) -> None:
         ("Thu, 01 Jan 1903 00:00:00 GMT", 0),
         ("", None),
         ("soon", None),
+        ("Wed, 01 Jan 2020 00:00:00 -99999999999999", None),
         ("Sat, 99 Jan 99999999999999999999 04:05:06 GMT", None),
     ],
 )

@@ -1,6 +1,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -122,4 +124,39 @@ def test_an_interrupt_ends_all_that_git_started(
         time.sleep(0.02)
     else:
         pytest.fail("what git started still runs")
+    assert list(home.iterdir()) == []
+
+
+def test_git_does_not_outlive_a_caller_that_is_killed(tmp_path: Path, home: Path) -> None:
+    program = tmp_path / "git"
+    program.write_text(
+        "#!/bin/sh\ntest $1 = version && echo git version 9.0 && exit\n"
+        f"sleep 60 &\necho $$ $! > {tmp_path}/new && mv {tmp_path}/new {tmp_path}/pids\nwait\n"
+    )
+    program.chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from imgbuild.build.gitcommand import Git\n"
+        "Git(sys.argv[1], Path(sys.argv[2])).run('fetch')"
+    )
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    caller = subprocess.Popen([sys.executable, "-c", code, path, str(home)])
+    for _ in range(500):
+        if (tmp_path / "pids").exists():
+            break
+        time.sleep(0.02)
+    caller.kill()
+    caller.wait()
+    for pid in (tmp_path / "pids").read_text().split():
+        for _ in range(100):
+            stat = Path(f"/proc/{pid}/stat")
+            if not stat.exists() or ") Z " in stat.read_text():
+                break
+            time.sleep(0.02)
+        else:
+            pytest.fail("git still runs")
+
+
+def test_no_file_gets_larger_than_allowed(git: Git, home: Path) -> None:
+    with pytest.raises(GitFailedError):
+        git.run("help", "-a", place=Place(largest=10))
     assert list(home.iterdir()) == []

@@ -19,6 +19,7 @@ from imgbuild.build.filereader import (
     XATTRS,
     FileChangedError,
     FileReadError,
+    TreeReader,
     Wanted,
 )
 from imgbuild.build.readers import Batch, Readers, batched
@@ -167,10 +168,85 @@ def test_a_process_that_goes_away_is_told(
     wants = asked(context, files)
     reader.start()
     for worker in reader._workers:
+        assert worker.is_ours()
         worker._process.kill()
         worker._process.wait()
     with pytest.raises(ContextError, match="ended unexpectedly"):
         everything(reader, wants, HASH | CONTENT, MANY)
+
+
+@pytest.mark.parametrize("expected", [1, MANY], ids=["inline", "processes"])
+def test_a_file_that_grows_as_fast_as_it_is_read_is_refused(
+    reader: Readers, context: Path, expected: int
+) -> None:
+    # Grown by more than could be read in a test, the first look at its end has to be enough.
+    path = context / "grows"
+    path.write_bytes(bytes(CHUNK + 1))
+    wants = asked(context, [path])
+    os.truncate(path, 1 << 42)
+    with pytest.raises(FileChangedError):
+        everything(reader, wants, HASH, expected)
+
+
+def test_a_file_that_grows_while_it_is_read_is_given_up(
+    context: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = context / "grows"
+    path.write_bytes(bytes(2 * CHUNK))
+    wants = asked(context, [path])
+    reads = []
+
+    def read(_fd: int, size: int) -> bytes:
+        reads.append(size)
+        assert len(reads) < 10, "it is read for ever"
+        return bytes(size)
+
+    fd = os.open(context, os.O_RDONLY)
+    monkeypatch.setattr(os, "read", read)
+    with pytest.raises(FileChangedError):
+        TreeReader(fd).read(wants[0][1], HASH | CONTENT)
+    monkeypatch.undo()
+    os.close(fd)
+
+
+@pytest.mark.parametrize("program", ["/bin/cat", "/bin/true", "/nowhere/python", "/dev/null"])
+def test_an_executable_that_is_no_python_is_done_without(
+    program: str,
+    reader: Readers,
+    context: Path,
+    files: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wants = asked(context, files)
+    expected = everything(reader, wants, HASH | CONTENT, 1)
+    monkeypatch.setattr(sys, "executable", program)
+    assert everything(reader, wants, HASH | CONTENT, MANY) == expected
+    assert everything(reader, wants, HASH | CONTENT, MANY) == expected
+    assert reader._alone
+
+
+def test_what_starts_but_says_something_else_is_done_without(
+    reader: Readers,
+    context: Path,
+    files: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wants = asked(context, files)
+    other = tmp_path / "application"
+    other.write_text("#!/bin/sh\necho welcome to the application, which talks and talks\ncat\n")
+    other.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(other))
+    assert [key for key, _, _ in everything(reader, wants, HASH, MANY)] == files
+
+
+def test_a_long_file_is_given_up_when_nobody_waits_for_it(context: Path) -> None:
+    (context / "long").write_bytes(bytes(2 * CHUNK))
+    wants = asked(context, [context / "long"])
+    fd = os.open(context, os.O_RDONLY)
+    with pytest.raises(FileReadError):
+        TreeReader(fd, lambda: False).read(wants[0][1], HASH)
+    os.close(fd)
 
 
 def test_a_reader_that_is_left_early_starts_anew(

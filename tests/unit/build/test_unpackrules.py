@@ -2,9 +2,13 @@
 
 from collections.abc import Iterable
 
+import pytest
+
+from imgbuild.build import unpackrules
 from imgbuild.build.copyrules import Source, Target
 from imgbuild.build.listing import Item
 from imgbuild.build.unpackrules import place_unpacked
+from imgbuild.errors import ContextError
 from tests.unit.build.trees import shown, view
 
 
@@ -53,3 +57,23 @@ def test_replacing_does_not_look_at_everything_else() -> None:
     unpacking.unpack(0, source)
     assert looked == 0
     assert len(list(unpacking.finish())) == 500
+
+
+def test_links_through_links_over_and_over_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpackrules, "_MOST_LOOKED_UP", 100_000)
+    deep = b"/".join([b"d"] * 500)
+    members = [Item(deep, "dir", 0o755), Item(b"l0", "symlink", link=deep)]
+    for n in range(1, 30):
+        link = b"l%d/" % (n - 1) + b"../" * 500 + deep
+        members.append(Item(b"l%d" % n, "symlink", link=link))
+    assert len(unpacked(members, {})) > 500
+    with pytest.raises(ContextError, match="links through links"):
+        unpacked([*members, *(file(b"l29/f%d" % n) for n in range(100))], {})
+
+
+def test_many_members_that_are_meant_well_are_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unpackrules, "_MOST_LOOKED_UP", 0)
+    deep = b"/".join([b"d"] * 50)
+    assert len(unpacked([file(deep + b"/%d" % n) for n in range(1000)], {})) == 1051

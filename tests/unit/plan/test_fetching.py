@@ -107,6 +107,21 @@ def test_names_and_passwords_are_not_shown(text: str, shown: str) -> None:
     assert redacted(text) == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("ADD https://u:p'w@h/x /", "ADD https://xxxxx:xxxxx@h/x /"),
+        ('ADD https://u:p"w@h/x /', "ADD https://xxxxx:xxxxx@h/x /"),
+        ('["https://u:p@h/","/"]', '["https://xxxxx:xxxxx@h/","/"]'),
+        ('["https://h","x@y"]', '["https://h","x@y"]'),
+        ("ARG U=https://u:p@h/x", "ARG U=https://xxxxx:xxxxx@h/x"),
+        ("a (https://u:p@h)", "a (https://xxxxx:xxxxx@h)"),
+    ],
+)
+def test_passwords_are_found_wherever_they_stand(text: str, shown: str) -> None:
+    assert redacted(text) == shown
+
+
 def test_a_plan_shows_what_is_fetched_without_passwords() -> None:
     line = f"ADD --unpack --checksum={SUM} https://u:secret@h/x /"
     built = plan(f"FROM scratch\n{line}\nADD --keep-git-dir https://u:secret@h/x.git#v1:d /y/\n")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from imgbuild.errors import (
 )
 from imgbuild.events import Event, TransferProgress
 from imgbuild.options import RegistryOptions
-from imgbuild.registry import transport
+from imgbuild.registry import transport, urls
 from imgbuild.registry.urls import UrlClient, _keeps_credentials
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.registry import Handler
@@ -403,3 +404,127 @@ def test_an_unknown_authority_is_refused_at_once(
 )
 def test_whom_credentials_are_shown_to(url: str, target: str, kept: bool) -> None:
     assert _keeps_credentials(url, target) is kept
+
+
+# --- servers that never come to an end
+
+
+def dripping(head: bytes, drop: bytes) -> Callable[[Handler], bool]:
+    """Send `head`, then `drop` again and again, faster than any read times out."""
+
+    def act(handler: Handler) -> bool:
+        handler.close_connection = True
+        with suppress(OSError):
+            handler.wfile.write(head)
+            for _ in range(1000):
+                handler.wfile.write(drop)
+                handler.wfile.flush()
+                time.sleep(0.02)
+        return True
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"a: b\r\n"),
+    ],
+    ids=["length", "until closed", "chunks", "chunk extension", "trailers"],
+)
+def test_a_body_that_drips_is_given_up(
+    head: bytes, drop: bytes, web: FakeWeb, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "_WINDOW", 0.3)
+    web.on("GET", "/a", dripping(head, drop), times=100)
+    begun = time.monotonic()
+    with pytest.raises(UnreachableError, match="sends too slowly"):
+        download(f"{web.url}/a")
+    assert time.monotonic() - begun < 10
+    assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("head", "drop"),
+    [
+        (b"HTTP/1.1 ", b"2"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["status", "header", "continue"],
+)
+def test_a_head_that_drips_is_given_up(
+    head: bytes, drop: bytes, web: FakeWeb, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "HEAD_TIMEOUT", 0.3)
+    web.on("GET", "/a", dripping(head, drop), times=100)
+    begun = time.monotonic()
+    with pytest.raises(UnreachableError, match="broke off"):
+        download(f"{web.url}/a")
+    assert time.monotonic() - begun < 15
+
+
+def test_a_download_takes_no_longer_than_a_day(
+    web: FakeWeb, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "_WINDOW", 0.3)
+    monkeypatch.setattr(urls, "_LONGEST", 0.5)
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    web.on("GET", "/a", dripping(head, b"x" * 100_000), times=100)
+    with pytest.raises(UnreachableError, match="sends too slowly"):
+        download(f"{web.url}/a", limit=1 << 40)
+
+
+def test_a_slow_body_over_tls_is_given_up(
+    certificates: Certificates, download: Download, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(urls, "_WINDOW", 0.3)
+    head = b"HTTP/1.1 200 OK\r\n\r\n"
+    with FakeWeb(tls=certificates.server_context()) as web:
+        web.on("GET", "/a", dripping(head, b"x"), times=100)
+        with pytest.raises(UnreachableError, match="sends too slowly"):
+            download(f"{web.url}/a", RegistryOptions(ca_file=certificates.ca))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nServer: x\r\n", b"HTTP/1.1 200 OK\r\nETag"],
+)
+def test_a_head_that_breaks_off_is_no_empty_file(
+    head: bytes, web: FakeWeb, download: Download
+) -> None:
+    def act(handler: Handler) -> bool:
+        handler.wfile.write(head)
+        handler.close_connection = True
+        return True
+
+    web.on("GET", "/a", act, times=100)
+    with pytest.raises(UnreachableError, match="broke off"):
+        download(f"{web.url}/a")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nhello",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"Content-Length: -5\r\n\r\nhello",
+        b"Transfer-Encoding: chunked\r\n\r\n-5\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\nhello\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello",
+    ],
+    ids=["digits", "two lengths", "negative", "negative chunk", "huge chunk", "no number"],
+)
+def test_sizes_that_are_none_are_errors(answer: bytes, web: FakeWeb, download: Download) -> None:
+    def act(handler: Handler) -> bool:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + answer)
+        handler.close_connection = True
+        return True
+
+    web.on("GET", "/a", act, times=100)
+    with pytest.raises(RegistryError):
+        download(f"{web.url}/a")
