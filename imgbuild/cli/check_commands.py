@@ -6,6 +6,7 @@ import click
 
 from imgbuild.cli.arguments import build_fields, plan_options, store_option
 from imgbuild.cli.progress import shown
+from imgbuild.cli.sections import SectionedCommand
 from imgbuild.errors import UsageError
 from imgbuild.options import BuildOptions
 
@@ -13,7 +14,7 @@ _CALLS = ("build", "check", "outline", "targets")
 _FORMATS = ("text", "json")
 
 
-@click.command("check")
+@click.command("check", cls=SectionedCommand)
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @store_option

@@ -6,9 +6,10 @@ import click
 
 from imgbuild.cli.arguments import build_fields, plan_options, store_option
 from imgbuild.cli.progress import shown
+from imgbuild.cli.sections import SectionedCommand
 
 
-@click.command("plan")
+@click.command("plan", cls=SectionedCommand)
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 @store_option
