@@ -1,9 +1,9 @@
 """The index of a layer: its entries as a file, so that looking one up needs no unpacked layer.
 
 JSON lines. The first holds the version; then one array an entry, in the order of the tar; the
-last tells the diff id, the tar's size and the number of entries, and shows that it is whole. It
-also tells of a plain layer, as nearly all are: paths ascend, and nothing is below what is no
-directory.
+last tells the diff id, the tar's size, the number of entries and the sha256 of all before it, and
+shows that it is whole. It also tells of a plain layer, as nearly all are: paths ascend, and nothing
+is below what is no directory.
 Bytes are written as text with the bytes that are not UTF-8 as lone surrogates.
 """
 
@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 from imgbuild.errors import ImageError
@@ -42,6 +43,7 @@ class IndexWriter:
         self._entries = 0
         self._whiteouts = 0
         self._size = 0
+        self._hash = sha256()
         self._lines = [_HEADER]
         self.is_plain = True
         self._last = b""
@@ -72,6 +74,7 @@ class IndexWriter:
         data = memoryview(b"".join(self._lines))
         self._lines.clear()
         self._size += len(data)
+        self._hash.update(data)
         while data:
             data = data[self._stream.write(data) :]
 
@@ -86,12 +89,14 @@ class IndexWriter:
 
     def finish(self, diff_id: Digest, uncompressed_size: int) -> None:
         """Write the last line; a file without it is refused when read."""
+        self._flush()
         trailer = {
             "diff_id": diff_id,
             "size": uncompressed_size,
             "entries": self._entries,
             "plain": self.is_plain,
             "whiteouts": self._whiteouts,
+            "sha256": self._hash.hexdigest(),
         }
         self._lines.append(_encode(trailer).encode() + b"\n")
         self._flush()
@@ -109,7 +114,10 @@ def open_index(file: io.FileIO, diff_id: Digest) -> "list[Entry] | SortedIndex":
         if found is not None:
             index, trailer = found
             if trailer.get("diff_id") == diff_id:
-                return index
+                if index.digest() == trailer.get("sha256"):
+                    return index
+                index.close()
+                raise _unusable(diff_id, "is damaged")
     with file:
         return read_index(file, diff_id)
 

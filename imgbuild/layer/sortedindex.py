@@ -9,12 +9,14 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import NamedTuple
 
 from imgbuild.errors import ImageError
 from imgbuild.layer.entry import Entry, ImagePath, sort_key
 
 _PIECE = 64 << 10
+_HASHED = 1 << 20
 _HEAD = 1 << 10  # holds nearly every line
 _KEPT = 16
 
@@ -55,6 +57,13 @@ class SortedIndex:
 
     def close(self) -> None:
         self._file.close()
+
+    def digest(self) -> str:
+        """Return the sha256 of all before the last line, in hexadecimal."""
+        state = sha256()
+        for at in range(0, self._end, _HASHED):
+            state.update(self._read(at, min(_HASHED, self._end - at)))
+        return state.hexdigest()
 
     def get(self, path: ImagePath) -> Entry | None:
         """Return what the layer has at `path`; a directory that it only implies looks as any."""

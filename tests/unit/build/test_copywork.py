@@ -213,3 +213,21 @@ def test_a_large_file_that_changes_meanwhile_is_refused(
     with pytest.raises(ContextError, match="/large .*changed"):
         build(store, files, COPY)
     assert list(store.paths.staging.iterdir()) == []
+
+
+def test_a_damaged_large_index_is_made_again(
+    store: Store, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imgbuild.layer import index
+
+    monkeypatch.setattr(index, "_LARGE", 0)
+    first = build(store, files, COPY)
+    store.blobs.flush()
+    path = store.paths.index(first.layers[0].diff_id)
+    whole = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(whole.replace(b'"d/c"', b'"d/x"'))
+    built = build(store, files, f"{COPY}COPY a /d/c/\n")
+    assert names(store, built) == ["d", "d/c", "d/c/a"]
+    store.blobs.flush()
+    assert path.read_bytes() == whole

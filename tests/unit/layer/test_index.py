@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 
@@ -91,11 +92,13 @@ def test_a_damaged_line_is_refused(row: str) -> None:
 
 
 def test_the_trailer_says_what_the_layer_is() -> None:
-    trailer = json.loads(written([Entry(b"a", "file")]).splitlines()[-1])
+    *lines, end = written([Entry(b"a", "file")]).splitlines(keepends=True)
+    trailer = json.loads(end)
     assert trailer == {
         "diff_id": DIFF_ID,
         "size": 1024,
         "entries": 1,
         "plain": True,
         "whiteouts": 0,
+        "sha256": hashlib.sha256(b"".join(lines)).hexdigest(),
     }

@@ -160,15 +160,15 @@ def test_a_truncated_file_is_refused(tmp_path: Path, length: int) -> None:
         open_index(io.FileIO(tmp_path / "index"), DIFF_ID)
 
 
-def test_damage_inside_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", [b'"d002/f00250"', b'"file",420,0,0,0,250'])
+def test_damage_inside_is_told(tmp_path: Path, old: bytes) -> None:
     opened(tmp_path, many(500)).close()  # type: ignore[union-attr]
     data = (tmp_path / "index").read_bytes()
-    (tmp_path / "index").write_bytes(data.replace(b'"d002/f00250"', b'"d002/f00250,'))
-    found = open_index(io.FileIO(tmp_path / "index"), DIFF_ID)
-    assert isinstance(found, SortedIndex)
-    with pytest.raises(ImageError, match="damaged"):
-        found.get(b"d002/f00250")
-    found.close()
+    assert data.count(old) == 1
+    # One byte, which leaves the line a valid one.
+    (tmp_path / "index").write_bytes(data.replace(old, old.replace(b"250", b"251")))
+    with pytest.raises(ImageError, match="is damaged"):
+        open_index(io.FileIO(tmp_path / "index"), DIFF_ID)
 
 
 def test_another_layer_is_refused(tmp_path: Path) -> None:
@@ -180,6 +180,6 @@ def test_another_layer_is_refused(tmp_path: Path) -> None:
 def test_the_end_line_says_whether_it_is_plain(tmp_path: Path) -> None:
     opened(tmp_path, many(500)).close()  # type: ignore[union-attr]
     data = (tmp_path / "index").read_bytes()
-    assert b'"plain":true,"whiteouts":0}\n' in data
+    assert b'"plain":true,"whiteouts":0,"sha256":"' in data
     with (tmp_path / "index").open("rb") as stream:
         assert len(read_index(stream, DIFF_ID)) == 500
