@@ -1,5 +1,7 @@
 """Archives that ADD unpacks: told by content, decompressed into a nameless file, listed."""
 
+import io
+import os
 from array import array
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -75,18 +77,32 @@ class UnpackedArchive:
             self._below.close()
 
 
-class Section:
-    """Part of a file as something to read."""
+class Section(io.RawIOBase):
+    """The `size` bytes of a file at `start`; many may be open on one file."""
 
-    def __init__(self, file: IO[bytes], offset: int, size: int) -> None:
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        super().__init__()
         self._file = file
-        self._left = size
-        file.seek(offset)
+        self._start = start
+        self._size = size
+        self._at = 0
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
-        self._left -= len(data)
-        return data
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: "bytearray | memoryview", /) -> int:  # type: ignore[override]  # typeshed's Buffer is 3.12
+        size = min(len(buffer), max(0, self._size - self._at))
+        data = os.pread(self._file.fileno(), size, self._start + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def looks_like_archive(head: bytes) -> bool:

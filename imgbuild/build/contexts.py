@@ -10,7 +10,8 @@ from imgbuild.build.context import ContextTree, open_context
 from imgbuild.build.definition import Definition, read_inside, read_local, read_stream
 from imgbuild.build.ignorefile import ignored_patterns
 from imgbuild.build.places import Place, main_place, tree_places
-from imgbuild.build.remotes import Remotes
+from imgbuild.build.remotes import Remotes, checked_out
+from imgbuild.dockerfile.readers import TRUE
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.layer.entry import Entry
 from imgbuild.options import ArchiveLimits, BuildOptions
@@ -27,7 +28,6 @@ Tree = ContextTree | RootView
 
 # What a file from a URL is called in the context that it is (BuildKit, dockerui).
 _FILE = b"context"
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 
 
 class _Opened(NamedTuple):
@@ -55,7 +55,7 @@ class Contexts:
         self._limits = options.archive_limits
         self.remotes = remotes
         self._asked = options.dockerfile
-        self._keeps_git_dir = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in _TRUE
+        self._keeps_git_dir = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in TRUE
         self._stream: BinaryIO | None = None
         self._main: Place | None = None
         if isinstance(options.context, str | os.PathLike):
@@ -190,8 +190,7 @@ class Contexts:
         found = self.remotes.checkout(source)
         # As in BuildKit, ignore files are for folders of the caller.
         shown = redacted(source.repository.remote)
-        tree = ContextTree(found.folder, where=f"the repository {shown}")
-        tree.identity = repr((source, found.commit))
+        tree = checked_out(source, found, f"the repository {shown}")
         return _Opened(tree, lambda: found.commit_time, shown)
 
     def _fetched(self, source: UrlSource) -> "tuple[BinaryIO, FetchedFile]":

@@ -16,7 +16,7 @@ from imgbuild.build.filereader import CHUNK, CONTENT, HASH, XATTRS, Wanted
 from imgbuild.build.gathered import Gathered
 from imgbuild.build.hashing import as_digest
 from imgbuild.build.listing import Item, Listing
-from imgbuild.build.readers import FILES, Batch
+from imgbuild.build.readers import Batch, is_full
 from imgbuild.build.unpackrules import place_unpacked
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import NO_XATTRS, Entry, ImagePath
@@ -151,7 +151,7 @@ class _Writer:
                 names += len(path)
                 size += one.item.size
             now.placed.append(one)
-            if len(now.placed) >= FILES or size >= CHUNK or names >= 16 << 10:
+            if is_full(len(now.placed), names, size):
                 yield now, files
                 now, files, names, size = _Small([], []), [], 0, 0
         yield now, files

@@ -132,7 +132,7 @@ class CopyWork:
             self._open.callback(fetched.tree.close)
             found = from_context(fetched.tree, [fetched.pattern], scratch, filters)
             unpack = isinstance(source, UrlSource) and step.unpack_fetched
-            part = Part(fetched.tree, found, unpack, fetched.identity)
+            part = Part(fetched.tree, found, unpack, fetched.tree.identity)
         elif isinstance(step.source, ContextSource):
             tree = place.context()
             if isinstance(tree, ContextTree):

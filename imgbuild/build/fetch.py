@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, unquote_to_bytes, urlsplit
 
 from imgbuild.build.secrets import Secrets
 from imgbuild.errors import ContextError, DigestMismatchError
+from imgbuild.oci.content import Sink
 from imgbuild.oci.digest import Digest, digest_bytes
 from imgbuild.plan.fetching import redacted
 from imgbuild.plan.model import UrlSource
@@ -35,13 +36,6 @@ class FetchedFile(NamedTuple):
     name: bytes
     digest: Digest
     modified: int | None
-
-
-class Sink(Protocol):
-    """Where a download goes; `begin` makes it empty again."""
-
-    def begin(self) -> None: ...
-    def write(self, data: bytes, /) -> None: ...
 
 
 class Web(Protocol):

@@ -9,6 +9,7 @@ from imgbuild.build.context import ContextTree
 from imgbuild.build.copyrules import Placed, Source, show
 from imgbuild.build.hashing import Facts, StatMemo, content_digest, read_facts, remember
 from imgbuild.build.listing import Listing
+from imgbuild.build.readers import expected
 from imgbuild.build.sources import FileSource
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import ImagePath
@@ -54,8 +55,8 @@ class Gathered:
 
     @property
     def expected(self) -> int:
-        """How many files of 4 KiB cost as much as these to read, roughly."""
-        return self.count + sum(_bytes(source) for source in self.sources) // (64 << 10)
+        """What reading all costs, as `readers.expected` counts."""
+        return expected(self.count, sum(map(_bytes, self.sources)))
 
     @property
     def is_known(self) -> bool:

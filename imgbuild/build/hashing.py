@@ -12,7 +12,7 @@ from imgbuild.build.context import ContextTree, wanted
 from imgbuild.build.copyrules import Source
 from imgbuild.build.filereader import HASH, XATTRS, Wanted
 from imgbuild.build.listing import Item
-from imgbuild.build.readers import batched
+from imgbuild.build.readers import batched, expected
 from imgbuild.layer.entry import ImagePath
 from imgbuild.oci.digest import Digest
 from imgbuild.store.filememo import FileKey
@@ -112,8 +112,9 @@ def _read_chunk(
         else:
             missing.append((one, wanted(one.path, one.item)))
     fresh: dict[FileKey, bytes] = {}
+    cost = expected(len(missing), sum(one.item.size for one, _ in missing))
     try:
-        for batch, read in tree.read(batched(missing), HASH | XATTRS, _expected(missing)):
+        for batch, read in tree.read(batched(missing), HASH | XATTRS, cost):
             for one, (raw, xattrs) in zip(batch, read.facts, strict=True):
                 assert raw is not None  # noqa: S101  it was asked for
                 facts.set(one.number, raw, xattrs)
@@ -123,11 +124,6 @@ def _read_chunk(
     finally:
         if fresh:
             memo.put_many(fresh, begun)
-
-
-def _expected(missing: Sequence[tuple[Numbered, Wanted]]) -> int:
-    """Return how many files of 4 KiB cost as much as these to read."""
-    return len(missing) + sum(one.item.size for one, _ in missing) // (64 << 10)
 
 
 def file_key(item: Item) -> FileKey:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from imgbuild.layer.entry import NO_XATTRS, Entry, EntryType, ImagePath
+from imgbuild.layer.stream import write_all
 
 # As many items are held in memory; each takes some 400 bytes there.
 _CHUNK = 4096
@@ -66,8 +67,8 @@ class Listing(Collection[Item]):
     """Items in the order they were given, as often as they are asked for; close it when done.
 
     `newest` is the latest time among them, in seconds, `bytes` the size of all files, `files` the
-    number of those that are on this machine, `latest_ns` the latest change of any of them. `fingerprint` is the same only for lists with the same
-    `Item.stat`s and all else.
+    number of those that are on this machine, `latest_ns` the latest change of any of them.
+    `fingerprint` is the same only for lists with the same `Item.stat`s and all else.
     """
 
     def __init__(self, items: Iterable[Item], scratch: Path) -> None:
@@ -153,9 +154,7 @@ class Listing(Collection[Item]):
                 self._file = tempfile.TemporaryFile(dir=self._scratch, buffering=0)  # noqa: SIM115 - `close` does
         data = self._packed
         with explained("list the sources of a step"):
-            view = memoryview(data)
-            while view:
-                view = view[self._file.write(view) :]
+            write_all(self._file, data)
         self._places.append((self._end, len(data)))
         self._end += len(data)
         self._tail.clear()

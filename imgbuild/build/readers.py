@@ -200,6 +200,16 @@ def _gone() -> ContextError:
     )
 
 
+def is_full(count: int, names: int, size: int) -> bool:
+    """Tell whether a batch has enough: things in it, bytes of their names, bytes of their contents."""
+    return count >= FILES or names >= _NAMES or size >= CHUNK
+
+
+def expected(count: int, size: int) -> int:
+    """Return how many files of 4 KiB cost about as much to read as `count` files of `size` bytes."""
+    return count + size // (64 << 10)
+
+
 def batched(
     wanted: Iterable[tuple[Key, Wanted]],
 ) -> Iterator[tuple[list[Key], list[Wanted]]]:
@@ -212,7 +222,7 @@ def batched(
         batch.append(one)
         names += len(one[0])
         size += one[1]
-        if len(batch) >= FILES or names >= _NAMES or size >= CHUNK:
+        if is_full(len(batch), names, size):
             yield keys, batch
             keys, batch, names, size = [], [], 0, 0
     if batch:

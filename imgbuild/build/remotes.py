@@ -16,14 +16,10 @@ _EVERYTHING = ""
 
 
 class Opened(NamedTuple):
-    """A tree, and the pattern that selects in it what was fetched.
-
-    With `identity`, the tree is there for this build only; it tells what is in it.
-    """
+    """A tree, and the pattern that selects in it what was fetched."""
 
     tree: ContextTree
     pattern: str
-    identity: str = ""
 
 
 class Checkout(Protocol):
@@ -49,6 +45,13 @@ class Repositories(Protocol):
 
     def checkout(self, source: GitSource) -> Checkout: ...
     def close(self) -> None: ...
+
+
+def checked_out(source: GitSource, found: Checkout, where: str = "") -> ContextTree:
+    """Return the files of a repository as a tree; `where` is what errors call it."""
+    tree = ContextTree(found.folder, where=where)
+    tree.identity = repr((source, found.commit))
+    return tree
 
 
 class Remotes:
@@ -90,8 +93,6 @@ class Remotes:
             case UrlSource():
                 return Opened(ContextTree(self.fetch(source).folder), _ONLY_FILE)
             case GitSource():
-                found = self.checkout(source)
-                identity = repr((source, found.commit))
-                return Opened(ContextTree(found.folder), _EVERYTHING, identity)
+                return Opened(checked_out(source, self.checkout(source)), _EVERYTHING)
             case _:
                 assert_never(source)

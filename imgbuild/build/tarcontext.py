@@ -4,7 +4,6 @@ It is looked at through an index of its entries, as a layer is: no name in it re
 links are followed inside it alone, and owners, modes and device nodes are as the archive says.
 """
 
-import io
 import os
 import tempfile
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 from imgbuild.build.archives import (
     Counted,
     Members,
+    Section,
     check_size,
     is_tar_header,
     looks_like_archive,
@@ -24,7 +24,7 @@ from imgbuild.build.copyrules import show
 from imgbuild.build.definition import check_bytes
 from imgbuild.errors import ContextError, ImageError
 from imgbuild.layer.entry import Entry, ImagePath
-from imgbuild.layer.stream import Readable
+from imgbuild.layer.stream import Readable, write_all
 from imgbuild.layer.tarread import read_tar, scan
 from imgbuild.options import ArchiveLimits
 from imgbuild.snapshot.view import LayerFiles, RootView
@@ -68,35 +68,7 @@ class IndexedTree(RootView):
         self._file.close()
 
     def _part(self, start: int, size: int) -> BinaryIO:
-        return _Part(self._file, start, size)  # type: ignore[return-value]  # RawIOBase lacks only typeshed's BinaryIO
-
-
-class _Part(io.RawIOBase):
-    """The `size` bytes of a file at `start`; many may be open on one file."""
-
-    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
-        super().__init__()
-        self._file = file
-        self._start = start
-        self._size = size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def readinto(self, buffer: "bytearray | memoryview", /) -> int:  # type: ignore[override]  # typeshed's Buffer is 3.12
-        size = min(len(buffer), max(0, self._size - self._at))
-        data = os.pread(self._file.fileno(), size, self._start + self._at)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        return Section(self._file, start, size)  # type: ignore[return-value]  # RawIOBase lacks only typeshed's BinaryIO
 
 
 class Peeked:
@@ -188,10 +160,8 @@ class _Copied:
         data = self._stream.read(size)
         self._written += len(data)
         check_size(self._written, self._packed.count, self._limits)
-        rest = memoryview(data)
         with explained("keep the build context"):
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            write_all(self._file, data)
         return data
 
 

@@ -13,11 +13,11 @@ import json
 import os
 import re
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, BinaryIO, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from imgbuild.errors import ImageError
-from imgbuild.layer.entry import NO_XATTRS, Entry, EntryType
-from imgbuild.layer.stream import Readable
+from imgbuild.layer.entry import NO_XATTRS, Entry, EntryType, sort_key
+from imgbuild.layer.stream import Readable, Writable, write_all
 from imgbuild.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 class IndexWriter:
     """Write an index to `stream`, which stays open."""
 
-    def __init__(self, stream: BinaryIO | io.FileIO) -> None:
+    def __init__(self, stream: Writable) -> None:
         self._stream = stream
         self._entries = 0
         self._whiteouts = 0
@@ -50,7 +50,7 @@ class IndexWriter:
         self._leaf = b"\0"  # what everything below the last entry that is no directory starts with
 
     def add(self, entry: Entry) -> None:
-        self.add_line(entry.path.replace(b"/", b"\0"), entry.type, encode_entry(entry))
+        self.add_line(sort_key(entry.path), entry.type, encode_entry(entry))
 
     def add_line(self, key: bytes, kind: str, line: bytes) -> None:
         """Add the line of an entry of type `kind`, whose path has that `sort_key`."""
@@ -71,12 +71,11 @@ class IndexWriter:
             self._whiteouts += kind == "whiteout"
 
     def _flush(self) -> None:
-        data = memoryview(b"".join(self._lines))
+        data = b"".join(self._lines)
         self._lines.clear()
         self._size += len(data)
         self._hash.update(data)
-        while data:
-            data = data[self._stream.write(data) :]
+        write_all(self._stream, data)
 
     def lookup(self, file: io.FileIO) -> "SortedIndex":
         """Return what looks entries up in `file`, the stream that was written to; it is plain."""

@@ -9,8 +9,9 @@ from heapq import merge
 from pathlib import Path
 
 from imgbuild.layer.entry import Entry, sort_key
-from imgbuild.layer.index import IndexWriter, decode_lines
+from imgbuild.layer.index import IndexWriter, decode_lines, encode_entry
 from imgbuild.layer.sortedindex import SortedIndex
+from imgbuild.layer.stream import write_all
 
 _HELD = 8192  # entries
 _CHUNK = 256
@@ -56,17 +57,15 @@ class EntrySpool:
             self._file = None
 
     def _spill(self) -> None:
-        from imgbuild.layer.index import encode_entry
-
         if self._file is None:
-            self._file = _nameless(self._scratch)
+            self._file = tempfile.TemporaryFile(dir=self._scratch, buffering=0)  # noqa: SIM115 - `close` does
         numbered = enumerate(self._held, self._count)
         rows = sorted((sort_key(e.path), n, e.type, encode_entry(e)) for n, e in numbered)
         places = []
         for start in range(0, len(rows), _CHUNK):
             data = marshal.dumps(rows[start : start + _CHUNK], _FORMAT)
             places.append((self._file.tell(), len(data)))
-            _write(self._file, data)
+            write_all(self._file, data)
         self._runs.append(places)
         self._count += len(self._held)
         self._held.clear()
@@ -78,7 +77,7 @@ class EntrySpool:
 
     def _sorted(self) -> SortedIndex | None:
         """Write all in the order of their keys; None when that is no plain index."""
-        out = _nameless(self._scratch)
+        out = tempfile.TemporaryFile(dir=self._scratch, buffering=0)  # noqa: SIM115 - the index closes it
         try:
             index = IndexWriter(out)
             for key, _, kind, line in merge(*map(self._rows, self._runs)):
@@ -95,15 +94,3 @@ class EntrySpool:
         rows = [(number, line) for run in self._runs for _, number, _, line in self._rows(run)]
         rows.sort()
         return decode_lines(b"".join(line for _, line in rows))
-
-
-def _nameless(scratch: Path) -> io.FileIO:
-    handle, name = tempfile.mkstemp(dir=scratch)
-    os.unlink(name)
-    return io.FileIO(handle, "r+")
-
-
-def _write(file: io.FileIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]

@@ -36,6 +36,13 @@ class BlobSink(Protocol):
         ...
 
 
+class Sink(Protocol):
+    """Where a download goes; `begin` makes it empty again."""
+
+    def begin(self) -> None: ...
+    def write(self, data: bytes, /) -> None: ...
+
+
 class ImageNames(Protocol):
     """Names of images, such as the tags of a repository."""
 

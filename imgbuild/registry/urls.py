@@ -4,11 +4,12 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from imgbuild.errors import AuthenticationError, NotFoundError, RegistryError, UnreachableError
 from imgbuild.events import EventSink, TransferProgress
+from imgbuild.oci.content import Sink
 from imgbuild.options import RegistryOptions
 from imgbuild.registry.endpoint import join, origin, same_origin, without_query
 from imgbuild.registry.problem import TransportFailure, connection_hint
@@ -32,13 +33,6 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 _WORTH_TELLING = 1 << 20
 # What must have come through before the attempts are counted anew.
 _PROGRESS = 1 << 20
-
-
-class Sink(Protocol):
-    """Where a body goes; `begin` makes it empty again."""
-
-    def begin(self) -> None: ...
-    def write(self, data: bytes, /) -> None: ...
 
 
 class UrlClient:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from imgbuild.errors import ImageError, StoreError
+from imgbuild.layer.stream import write_all
 from imgbuild.sandbox.failures import disk_full
 
 _CHUNK = 1 << 20
@@ -59,7 +60,7 @@ class LayerCursor:
         while self._position < end:
             data = self._advance(stream, end - self._position)
             with _spilling():
-                _write_all(spill, data)
+                write_all(spill, data)
 
     def _advance(self, stream: BinaryIO, distance: int) -> bytes:
         data = stream.read(min(distance, _CHUNK))
@@ -74,12 +75,6 @@ def _nameless(folder: Path | None) -> IO[bytes]:
 
     # Without a buffer a full disk is noticed by the write, not again by a close.
     return tempfile.TemporaryFile(dir=folder, buffering=0)
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from imgbuild.errors import ImgbuildError
+from imgbuild.layer.stream import write_all
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.idmap import IdMap
@@ -198,10 +199,8 @@ class Roots:
         with open(pipe, "wb", buffering=0) as out, self._open_layer(layer) as stream:
             widen(pipe)
             while data := stream.read(_CHUNK):
-                view = memoryview(data)
                 try:
-                    while view:
-                        view = view[out.write(view) :]
+                    write_all(out, data)
                 except BrokenPipeError:
                     return
 
