@@ -72,6 +72,50 @@ class ArchiveLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """One `--volume`: a host directory or file that commands find at `target`, read-only or not."""
+
+    source: Path
+    target: str
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How commands run: those of RUN, and of `run`.
+
+    `isolation` is a tier of the sandbox, `oci` for an installed `runtime` (its name or path), or
+    `auto`. `allow` holds what a Dockerfile may ask for beyond the usual: `network.host`,
+    `security.insecure`, `device`, `device=NAME`. `add_hosts` are names and addresses for
+    /etc/hosts; `dns`, `dns_search` and `dns_options` make /etc/resolv.conf. `shm_size`, `memory`
+    and a limit of `ulimits` (name, soft, hard; -1 is none) are in bytes where they are sizes, `cpus`
+    counts processors, `pids_limit` processes, `timeout` seconds for each step. `cap_add` and
+    `cap_drop` change docker's capabilities. `devices` are written HOST[:TARGET[:rwm]] or are CDI
+    names. With `on_fail` "shell", a step that fails is followed by a shell in what it left.
+    """
+
+    isolation: str = "auto"
+    runtime: str | None = None
+    allow: tuple[str, ...] = ()
+    add_hosts: tuple[tuple[str, str], ...] = ()
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    shm_size: int = 64 << 20
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    memory: int | None = None
+    cpus: float | None = None
+    pids_limit: int | None = None
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    timeout: float | None = None
+    on_fail: Literal["stop", "shell"] = "stop"
+    allow_secret_in_layer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BuildOptions:
     """Everything a build can be told.
 
@@ -82,7 +126,7 @@ class BuildOptions:
     in seconds since 1970, and is the build argument SOURCE_DATE_EPOCH unless `build_args` has
     one. `search_path` is where `host://` looks for programs. `secrets` and `ssh` are lent to ADD
     of URLs and repositories and to RUN; they are never part of what is built. `download_limit`
-    is the largest file that ADD fetches, in bytes.
+    is the largest file that ADD fetches, in bytes. `run` says how RUN steps run.
     """
 
     context: Path | str | BinaryIO
@@ -108,3 +152,4 @@ class BuildOptions:
     registry: RegistryOptions = field(default_factory=RegistryOptions)
     search_path: str = STANDARD_PATH
     archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
+    run: RunOptions = field(default_factory=RunOptions)

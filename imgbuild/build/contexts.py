@@ -11,6 +11,7 @@ from imgbuild.build.definition import Definition, read_inside, read_local, read_
 from imgbuild.build.ignorefile import ignored_patterns
 from imgbuild.build.places import Place, main_place, tree_places
 from imgbuild.build.remotes import Remotes, checked_out
+from imgbuild.build.secrets import Secrets
 from imgbuild.dockerfile.readers import TRUE
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.layer.entry import Entry
@@ -46,14 +47,18 @@ class _Opened(NamedTuple):
 class Contexts:
     """What `options` tell to build from; close it when the build is done.
 
-    `scratch` is where temporary files may be made; `remotes` fetches. Raises `UsageError` for a context that is not
+    `scratch` is where temporary files may be made; `remotes` fetches, `secrets` are what
+    the caller lent. Raises `UsageError` for a context that is not
     there, as far as that can be told without asking anybody.
     """
 
-    def __init__(self, options: BuildOptions, scratch: Path, remotes: Remotes) -> None:
+    def __init__(
+        self, options: BuildOptions, scratch: Path, remotes: Remotes, secrets: Secrets | None = None
+    ) -> None:
         self._scratch = scratch
         self._limits = options.archive_limits
         self.remotes = remotes
+        self.secrets = secrets or Secrets()
         self._asked = options.dockerfile
         self._keeps_git_dir = options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "") in TRUE
         self._stream: BinaryIO | None = None
@@ -263,8 +268,6 @@ def open_contexts(
     options: BuildOptions, store: Store, open_web: Callable[[], "Web"]
 ) -> Iterator[Contexts]:
     """Open what a build reads from and fetches with; raise what `Contexts` and `Secrets` raise."""
-    from imgbuild.build.secrets import Secrets
-
     with ExitStack() as stack:
         secrets = stack.enter_context(Secrets(options.secrets, options.ssh, options.search_path))
 
@@ -286,4 +289,4 @@ def open_contexts(
             )
 
         remotes = stack.enter_context(Remotes(files, repositories))
-        yield stack.enter_context(Contexts(options, store.paths.staging, remotes))
+        yield stack.enter_context(Contexts(options, store.paths.staging, remotes, secrets))

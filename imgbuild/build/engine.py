@@ -14,7 +14,7 @@ from imgbuild.errors import ImgbuildError
 from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
-from imgbuild.options import ArchiveLimits
+from imgbuild.options import ArchiveLimits, RunOptions
 from imgbuild.plan.cachekey import base_key, chain, step_fields, step_kind
 from imgbuild.plan.model import (
     BaseImage,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
     from imgbuild.build.remotes import Remotes
+    from imgbuild.build.secrets import Secrets
     from imgbuild.snapshot.roots import Roots
 
 LayerStep = RunStep | CopyStep | WorkdirStep
@@ -50,7 +51,7 @@ class BuildInputs:
     """What a build is made of beside its plan.
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
-    engine closes it. `remotes` fetches for ADD. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
+    engine closes it. `remotes` fetches for ADD. `run` and `secrets` are for RUN. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
     base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
     """
 
@@ -58,12 +59,14 @@ class BuildInputs:
     rootfs: Rootfs
     open_context: Callable[[str], "Tree"]
     remotes: "Remotes"
+    secrets: "Secrets"
     events: EventSink
     clamp: int | None = None
     no_cache: bool = False
     fresh: frozenset[str] = frozenset()
     source: str | None = None
     archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
+    run: RunOptions = field(default_factory=RunOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +258,8 @@ class _Engine:
         roots = self._roots()
         roots.start_early()  # while the modules below are loaded
         from imgbuild.build.accounts import Accounts
-        from imgbuild.build.runstep import RunContext, run_layer
+        from imgbuild.build.runsetup import RunContext
+        from imgbuild.build.runstep import run_layer
 
         accounts = progress.accounts or Accounts()
         platform = progress.stage.config.platform
@@ -266,6 +270,8 @@ class _Engine:
             self._inputs.rootfs.single_id,
             self._maker,
             accounts,
+            self._inputs.run,
+            self._inputs.secrets,
             "" if platform.matches(host_platform()) else str(platform),
         )
         with roots.workspace(progress.layers) as workspace:

@@ -66,6 +66,8 @@ def prepare(
         fresh=frozenset(bases.fresh),
         source=dockerfile.source,
         archive_limits=options.archive_limits,
+        run=options.run,
+        secrets=contexts.secrets,
     )
     return Prepared(plan, inputs)
 

@@ -14,6 +14,7 @@ from imgbuild.errors import UsageError
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.options import STANDARD_PATH
 from imgbuild.sandbox.session import Running
+from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.store.store import Store
 
 
@@ -50,18 +51,16 @@ def run_image(
             env.setdefault("TERM", "xterm")
 
         def start(given: Streams) -> Running:
-            return workspace.run(
+            spec = SandboxSpec(
                 argv,
                 tuple(env.items()),
-                stdin=given[0],
-                stdout=given[1],
-                stderr=given[2],
                 cwd=run.working_dir or "/",
                 uid=who.uid,
                 gid=who.gid,
-                groups=who.groups,
+                groups=tuple(who.groups),
                 interactive=True,
             )
+            return workspace.run(spec, stdin=given[0], stdout=given[1], stderr=given[2])
 
         if not (tty and is_possible(streams)):
             return _wait(start(streams))

@@ -82,7 +82,8 @@ class RunStep:
     """Run `argv`. `env` is complete and in order; `hidden_env` (proxies) is set but in no key or history.
 
     `user` is as USER has it, looked up in the root when it runs; empty is root. `script` is a
-    here-document that the command finds as an executable file at `SCRIPTS/name`.
+    here-document that the command finds as an executable file at `SCRIPTS/name`. `devices` are
+    as --device has them.
     """
 
     span: Span
@@ -95,6 +96,8 @@ class RunStep:
     user: str
     network: Literal["default", "host", "none"]
     script: Document | None = None
+    security: Literal["sandbox", "insecure"] = "sandbox"
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

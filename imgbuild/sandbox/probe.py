@@ -87,7 +87,7 @@ def _try_steps(session: Session, idmap: IdMap, place: str) -> list[Check]:
         return "overlays work in the store"
 
     def run(network: Literal["host", "none"]) -> str:
-        spec = SandboxSpec(roots[network], ("/none",), (), network=network)
+        spec = SandboxSpec(("/none",), (), roots[network], network=network)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             status = session.run(spec, null, null, null).wait()

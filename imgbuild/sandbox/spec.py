@@ -1,7 +1,7 @@
 """What a sandboxed process gets: plain values that travel as JSON to the child."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from imgbuild.errors import SandboxError
@@ -25,6 +25,7 @@ DEFAULT_CAPABILITIES = [
     "setuid",
     "sys_chroot",
 ]
+DEFAULT_SHM_SIZE = 64 << 20  # bytes, as docker
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,15 @@ class OverlayRoot:
     lowers: tuple[str, ...]
     upper: str
     work: str
+    kind: Literal["overlay"] = "overlay"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryRoot:
+    """The root: one directory that holds a whole file system, a host path."""
+
+    path: str
+    kind: Literal["directory"] = "directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +52,76 @@ class FileMount:
 
     source: str
     target: str
+    kind: Literal["file"] = "file"
 
     def describe(self) -> str:
         return f"bind {self.source} at {self.target}, read-only"
+
+
+@dataclass(frozen=True, slots=True)
+class BindMount:
+    """A host file or directory shown at `target`; its files have the ids of the session."""
+
+    source: str
+    target: str
+    readonly: bool = True
+    kind: Literal["bind"] = "bind"
+
+    def describe(self) -> str:
+        return f"bind {self.source} at {self.target}{', read-only' if self.readonly else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class LayersMount:
+    """`path` of the tree that unpacked layers (top first) make together, shown at `target`.
+
+    Read-only without an `upper` and a `work` directory; with them, what is written stays there.
+    `path` is looked up inside the tree.
+    """
+
+    lowers: tuple[str, ...]
+    path: str
+    target: str
+    upper: str = ""
+    work: str = ""
+    kind: Literal["layers"] = "layers"
+
+    def describe(self) -> str:
+        return f"{self.path} of {len(self.lowers)} layers at {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class TmpfsMount:
+    """An empty file system in memory; `size` in bytes, None is half of the memory."""
+
+    target: str
+    size: int | None = None
+    mode: int = 0o1777
+    kind: Literal["tmpfs"] = "tmpfs"
+
+    def describe(self) -> str:
+        return f"tmpfs at {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretMount:
+    """A file in memory that holds `value` (base64); `uid` and `gid` are container ids."""
+
+    target: str
+    value: str = field(repr=False)
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+    kind: Literal["secret"] = "secret"
+
+    def describe(self) -> str:
+        return f"a secret at {self.target}"
+
+
+Mount = FileMount | BindMount | LayersMount | TmpfsMount | SecretMount
+Root = OverlayRoot | DirectoryRoot
+# "private": a network of the session's own that reaches out (see `network`).
+Network = Literal["host", "none", "private"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +129,29 @@ class SandboxSpec:
     """One process in a root of its own.
 
     `argv[0]` is looked up in `env`'s PATH inside the root. `uid`, `gid` and `groups` are container
-    ids. `interactive` passes standard input through; otherwise it is /dev/null.
+    ids. `interactive` passes standard input through; otherwise it is /dev/null. `insecure` gives
+    all capabilities (of its user namespace) and no system call filter. `rlimits` are names as
+    docker has them with soft and hard limits, -1 for none. `devices` are host paths, the paths in
+    the root and some of "rwm". `readonly` lets nothing but mounts be written to.
     """
 
-    root: OverlayRoot
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
+    root: Root | None = None
     cwd: str = "/"
     uid: int = 0
     gid: int = 0
     groups: tuple[int, ...] = ()
     hostname: str = "buildkitsandbox"
-    mounts: tuple[FileMount, ...] = ()
-    network: Literal["host", "none"] = "host"
+    mounts: tuple[Mount, ...] = ()
+    network: Network = "host"
     capabilities: tuple[str, ...] = tuple(DEFAULT_CAPABILITIES)
+    insecure: bool = False
     interactive: bool = False
+    readonly: bool = False
+    shm_size: int = DEFAULT_SHM_SIZE
+    rlimits: tuple[tuple[str, int, int], ...] = ()
+    devices: tuple[tuple[str, str, str], ...] = ()
 
     def check(self) -> None:
         """Raise `SandboxError` for what no program can be started with."""

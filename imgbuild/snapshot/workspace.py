@@ -3,9 +3,10 @@
 import os
 import stat
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Literal, Protocol, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 from imgbuild.errors import ImageError
 from imgbuild.layer.entry import Entry
@@ -52,40 +53,14 @@ class Workspace:
         skeleton = str(self._place.parent / "skeleton")
         return OverlayRoot((*self._lowers, skeleton), str(self._upper), str(self._place / "work"))
 
-    def run(
-        self,
-        argv: Sequence[str],
-        env: Sequence[tuple[str, str]],
-        *,
-        stdin: int,
-        stdout: int,
-        stderr: int,
-        cwd: str = "/",
-        uid: int = 0,
-        gid: int = 0,
-        groups: Sequence[int] = (),
-        network: Literal["host", "none"] = "host",
-        mounts: Sequence[FileMount] = (),
-        interactive: bool = False,
-    ) -> Running:
-        """Start a command in the root; the caller keeps its descriptors."""
+    def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
+        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
         shared = self._place.parent
-        spec = SandboxSpec(
-            root=self.rootfs,
-            argv=tuple(argv),
-            env=tuple(env),
-            cwd=cwd,
-            uid=uid,
-            gid=gid,
-            groups=tuple(groups),
-            mounts=(
-                FileMount(str(shared / "hosts"), "/etc/hosts"),
-                FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
-                *mounts,
-            ),
-            network=network,
-            interactive=interactive,
+        files = (
+            FileMount(str(shared / "hosts"), "/etc/hosts"),
+            FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
         )
+        spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
         return self._session.run(spec, stdin, stdout, stderr)
 
     def add_script(self, text: str, target: str) -> FileMount:

@@ -318,12 +318,12 @@ def terminals_are_for_interactive_commands(bench: Bench) -> None:
     argv = ("/bin/sh", "-c", "test -t 0 && test -t 1 && echo yes")
     env = (("PATH", "/bin"),)
     try:
-        bench.session.run(SandboxSpec(root, argv, env), terminal, terminal, terminal)
+        bench.session.run(SandboxSpec(argv, env, root), terminal, terminal, terminal)
     except ValueError:
         pass
     else:
         raise AssertionError("a terminal was handed over")
-    spec = SandboxSpec(root, argv, env, interactive=True)
+    spec = SandboxSpec(argv, env, root, interactive=True)
     same(bench.session.run(spec, terminal, terminal, terminal).wait(), 0)
     assert b"yes" in os.read(master, 100)
     os.close(master)

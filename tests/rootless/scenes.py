@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imgbuild.errors import DigestMismatchError, ImageError, ImgbuildError
+from imgbuild.sandbox.spec import SandboxSpec
 from tests.rootless.snapshots import OLD, Shelf, add_file, archive, info
 
 
@@ -125,7 +126,9 @@ def layer_twice(place: Path) -> str:
 def no_layers(place: Path) -> dict[str, Any]:
     with Shelf(place) as shelf, shelf.roots.workspace([]) as workspace:
         null = os.open("/dev/null", os.O_RDWR)
-        status = workspace.run(("sh",), (), stdin=null, stdout=null, stderr=null).wait()
+        status = workspace.run(
+            SandboxSpec(("sh",), ()), stdin=null, stdout=null, stderr=null
+        ).wait()
         os.close(null)
         _, entries = shelf.changes(workspace)
         return {"entries": [entry.path.decode() for entry in entries], "status": status}
@@ -240,13 +243,8 @@ def stall_running(place: Path) -> None:
     with shelf.roots.workspace([shelf.base()]) as workspace:
         reader, writer = os.pipe()
         script = "trap '' TERM INT; echo x > n; echo ready; sleep 1000"
-        workspace.run(
-            ("/bin/sh", "-c", script),
-            (("PATH", "/bin"),),
-            stdin=reader,
-            stdout=writer,
-            stderr=writer,
-        )
+        spec = SandboxSpec(("/bin/sh", "-c", script), (("PATH", "/bin"),))
+        workspace.run(spec, stdin=reader, stdout=writer, stderr=writer)
         os.read(reader, 1)
         _stall(place)
 

@@ -21,6 +21,7 @@ from imgbuild.sandbox.child import overlay
 from imgbuild.sandbox.idmap import choose_idmap
 from imgbuild.sandbox.launch import launch
 from imgbuild.sandbox.session import Session
+from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.snapshot import worker
 from imgbuild.snapshot.roots import Roots
 from imgbuild.snapshot.view import LayerFiles, RootView
@@ -90,9 +91,8 @@ class Shelf:
     def run(self, workspace: Workspace, script: str) -> str:
         """Run a shell script to its end, which must be a good one."""
         reader, writer = os.pipe()
-        running = workspace.run(
-            ("/bin/sh", "-euc", script), ENV, stdin=writer, stdout=writer, stderr=writer
-        )
+        spec = SandboxSpec(("/bin/sh", "-euc", script), ENV)
+        running = workspace.run(spec, stdin=writer, stdout=writer, stderr=writer)
         os.close(writer)
         with open(reader, "rb") as stream:
             said = stream.read().decode(errors="replace")

@@ -75,7 +75,7 @@ class Bench:
     ) -> tuple[Running, int]:
         """Start a command; give it with the reading end of its output."""
         argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
-        spec = SandboxSpec(root or self.step(), argv, **{"env": _ENV, **fields})
+        spec = SandboxSpec(argv, root=root or self.step(), **{"env": _ENV, **fields})
         reading, writing = os.pipe()
         try:
             running = self.session.run(spec, writing if stdin is None else stdin, writing, writing)

@@ -87,7 +87,16 @@ def build(
         fresh = frozenset(bases.fresh)
         time = plan.source_date_epoch if clamp is None else clamp
         inputs = BuildInputs(
-            store, rootfs, opener, remotes, events, time, no_cache, fresh, dockerfile
+            store,
+            rootfs,
+            opener,
+            remotes,
+            found.secrets,
+            events,
+            time,
+            no_cache,
+            fresh,
+            dockerfile,
         )
         if archive_limits is not None:
             inputs = replace(inputs, archive_limits=archive_limits)

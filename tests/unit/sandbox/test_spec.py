@@ -12,15 +12,20 @@ from imgbuild.sandbox.spec import DEFAULT_CAPABILITIES, FileMount, OverlayRoot, 
 
 def test_json_and_back() -> None:
     spec = SandboxSpec(
-        OverlayRoot(("/l2", "/l1"), "/u", "/w"),
         ("sh", "-c", "true"),
         (("PATH", "/bin"),),
+        OverlayRoot(("/l2", "/l1"), "/u", "/w"),
         mounts=(FileMount("/h", "/etc/hosts"),),
     )
     found = json.loads(json.dumps(spec.to_json()))
-    assert found["root"] == {"lowers": ["/l2", "/l1"], "upper": "/u", "work": "/w"}
+    assert found["root"] == {
+        "kind": "overlay",
+        "lowers": ["/l2", "/l1"],
+        "upper": "/u",
+        "work": "/w",
+    }
     assert found["env"] == [["PATH", "/bin"]]
-    assert found["mounts"] == [{"source": "/h", "target": "/etc/hosts"}]
+    assert found["mounts"] == [{"kind": "file", "source": "/h", "target": "/etc/hosts"}]
     assert (found["network"], found["interactive"]) == ("host", False)
     assert spec.mounts[0].describe() == "bind /h at /etc/hosts, read-only"
 
@@ -46,7 +51,7 @@ def test_default_capabilities_are_dockers() -> None:
 )
 def test_what_nothing_can_be_started_with_is_said_before(fields: dict[str, Any]) -> None:
     plain: dict[str, Any] = {"argv": ("sh",), "env": (("A", "\udcff"),)}
-    SandboxSpec(OverlayRoot((), "/u", "/w"), **plain).check()
+    SandboxSpec(root=OverlayRoot((), "/u", "/w"), **plain).check()
     with pytest.raises(SandboxError) as caught:
-        SandboxSpec(OverlayRoot((), "/u", "/w"), **plain | fields).check()
+        SandboxSpec(root=OverlayRoot((), "/u", "/w"), **plain | fields).check()
     assert caught.value.hint

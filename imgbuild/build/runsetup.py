@@ -1,0 +1,78 @@
+"""What a RUN step gets, from its plan and the options of the build: a spec for the sandbox."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from imgbuild.build import users
+from imgbuild.build.accounts import Accounts
+from imgbuild.build.commit import LayerMaker
+from imgbuild.build.secrets import Secrets
+from imgbuild.dockerfile.quoting import quote
+from imgbuild.events import EventSink
+from imgbuild.options import STANDARD_PATH, RunOptions
+from imgbuild.plan.model import SCRIPTS, RunStep
+from imgbuild.sandbox.spec import Mount, SandboxSpec
+from imgbuild.snapshot.workspace import Workspace
+
+
+class RunContext(NamedTuple):
+    """What a RUN needs beside its step.
+
+    `number` is its number in events; `foreign` the platform of the image when it is not this
+    machine's, else empty.
+    """
+
+    events: EventSink
+    number: int
+    clamp: int | None
+    single_id: bool
+    make_layer: Callable[[], LayerMaker]
+    accounts: Accounts
+    options: RunOptions
+    secrets: Secrets
+    foreign: str = ""
+
+
+@contextmanager
+def prepared(step: RunStep, workspace: Workspace, context: RunContext) -> Iterator[SandboxSpec]:
+    """Give the spec of a step; what it needs while the command runs is there inside the block."""
+    who = _who(step, workspace, context.accounts)
+    env = dict(step.env)
+    env.setdefault("PATH", STANDARD_PATH)
+    env.setdefault("HOME", who.home)
+    pairs = (*env.items(), *(pair for pair in step.hidden_env if pair[0] not in env))
+    with ExitStack() as stack:
+        yield SandboxSpec(
+            step.argv,
+            pairs,
+            cwd=step.cwd or "/",
+            uid=who.uid,
+            gid=who.gid,
+            groups=tuple(who.groups),
+            network="none" if step.network == "none" else "host",
+            mounts=tuple(_mounts(step, workspace, context, stack)),
+        )
+
+
+def shown(step: RunStep) -> str:
+    """Return the command as errors show it."""
+    return quote(" ".join(step.argv))
+
+
+def _mounts(
+    step: RunStep, workspace: Workspace, context: RunContext, stack: ExitStack
+) -> Iterator[Mount]:
+    """Yield the mounts of a step; `stack` undoes what they need when the command has ended."""
+    if step.script is not None:
+        yield workspace.add_script(step.script.content, f"{SCRIPTS}/{step.script.name}")
+
+
+def _who(step: RunStep, workspace: Workspace, accounts: Accounts) -> users.RunUser:
+    try:
+        return users.run_user(accounts.reader(workspace), step.user)
+    except users.UnknownUserError as error:
+        raise users.UnknownUserError(
+            f"process {shown(step)} did not complete successfully: {error.message}",
+            hint=error.hint,
+        ) from None
