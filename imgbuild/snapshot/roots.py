@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -15,7 +16,6 @@ from imgbuild.errors import ImgbuildError
 from imgbuild.layer.stream import write_all
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest
-from imgbuild.sandbox.idmap import IdMap
 from imgbuild.sandbox.session import Session
 from imgbuild.snapshot.crew import Crew
 from imgbuild.snapshot.remove import empty_directory
@@ -34,26 +34,20 @@ class Roots:
 
     `trees` holds unpacked layers, in one folder for each id mapping. `open_layer` gives the
     uncompressed tar of a layer and raises at its end when it is not what it should be. `start`
-    launches the session with `WORKER`; `scratch` makes the directory for the build's steps;
-    `abandoned` names such directories of builds that are gone.
+    launches the session with `WORKER`, and is given the directory that steps will be in if there
+    will be any; `scratch` makes that; `abandoned` names such directories of builds that are gone.
     """
 
     def __init__(
         self,
-        idmap: IdMap,
         trees: Path,
         scratch: Callable[[], Path],
         open_layer: Callable[[Layer], BinaryIO],
-        start: Callable[[], Session],
+        start: Callable[[Path | None], Session],
         *,
         abandoned: Callable[[], Iterable[Path]] = tuple,
     ) -> None:
-        self._ownership = {
-            "shift": idmap.shift,
-            "count": idmap.count,
-            "single": idmap.kind == "single",
-        }
-        self._trees = Trees(trees / idmap.key)
+        self._place_of_trees = trees
         self._make_scratch = scratch
         self._open_layer = open_layer
         self._start = start
@@ -72,6 +66,8 @@ class Roots:
         Those that are not there are unpacked, some at a time. Raises `ImageError` for a layer
         that is malformed, and what `open_layer` raises; of several errors, the lowest layer's.
         """
+        if not layers:
+            return []
         distinct = list({layer.diff_id: layer for layer in layers}.values())
         todo = [n for n, layer in enumerate(distinct) if not self._trees.is_whole(layer.diff_id)]
         if todo:
@@ -91,9 +87,19 @@ class Roots:
         """Return the session, started at first need."""
         with self._lock:
             if self._running is None:
-                self._running = self._start()
+                self._scratch = self._scratch or self._make_scratch()
+                self._running = self._start(self._scratch)
                 self._sweep()
             return self._running
+
+    @cached_property
+    def _ownership(self) -> dict[str, Any]:
+        idmap = self.session.tier.idmap
+        return {"shift": idmap.shift, "count": idmap.count, "single": idmap.kind == "single"}
+
+    @cached_property
+    def _trees(self) -> Trees:
+        return Trees(self._place_of_trees / self.session.tier.idmap.key)
 
     def start_early(self) -> None:
         """Start the session while the caller gets ready for what it will ask for.
@@ -115,10 +121,18 @@ class Roots:
         with self._lock:
             session, self._running = self._running, None
         self._settle()
-        if session is None:
-            return
         try:
-            if self._scratch is not None:
+            if session is not None:
+                self._clear(session)
+        finally:
+            if self._scratch is not None:  # what no session ever used, or only covered
+                with suppress(OSError):
+                    self._scratch.rmdir()
+
+    def _clear(self, session: Session) -> None:
+        try:
+            # What is in memory goes with the session.
+            if self._scratch is not None and session.tier.root != "memory":
                 session.request("remove", {"paths": [str(self._scratch)]})
         finally:
             session.close()
@@ -147,16 +161,23 @@ class Roots:
             except FileNotFoundError:
                 continue
             except PermissionError:
-                session = self.session
+                session = self._session_to_remove()
                 self._settle()
                 session.request("empty", {"path": str(folder)})
+
+    def _session_to_remove(self) -> Session:
+        """Return a session that keeps nothing in the folders it empties."""
+        with self._lock:
+            if self._running is None:
+                self._running = self._start(None)
+            return self._running
 
     # --- what a workspace asks for ---
 
     def adopt(self, diff_id: Digest, upper: Path) -> None:
         """Make an upper directory the tree of a layer, unless there is one."""
-        if self._trees.is_whole(diff_id):
-            return
+        if self.session.tier.root != "overlay" or self._trees.is_whole(diff_id):
+            return  # elsewhere it cannot be renamed to: who needs the tree unpacks it
         with self._trees.making(diff_id) as lock:
             if not self._trees.is_whole(diff_id):
                 target = str(self._trees.new(diff_id))
@@ -211,7 +232,7 @@ class Roots:
 
     def _sweep(self) -> None:
         """Remove what builds left that were killed."""
-        if abandoned := [str(path) for path in self._abandoned()]:
+        if abandoned := [str(path) for path in self._abandoned() if not _is_removed(path)]:
             self._later("remove", {"paths": abandoned})
         for path, lock in self._trees.leftovers():
             self._later("remove", {"paths": [str(path)]}, *lock)
@@ -223,8 +244,9 @@ class Roots:
             return self._places.pop()
 
     def _prepare(self) -> list[Path]:
-        shared = self._scratch is None
+        session = self.session
         top = self._scratch = self._scratch or self._make_scratch()
+        shared = self._made == 0
         names = [str(number) for number in range(self._made, self._made + _BATCH)]
         self._made += _BATCH
         params = {
@@ -233,7 +255,7 @@ class Roots:
             "owner": self._ownership["shift"],
             "shared": shared,
         }
-        self.session.request("prepare", params)
+        session.request("prepare", params)
         return [top / name for name in reversed(names)]
 
     def _settle(self) -> None:
@@ -249,3 +271,12 @@ class Roots:
         with self._lock:
             self._background = [other for other in self._background if other.is_running]
             self._background.append(request)
+
+
+def _is_removed(path: Path) -> bool:
+    """Remove an empty directory, as is left where a session covered it."""
+    try:
+        path.rmdir()
+    except OSError:
+        return False
+    return True

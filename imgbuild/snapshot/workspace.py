@@ -112,7 +112,15 @@ class Workspace:
         yield "changes", {"upper": str(self._upper), "lowers": list(self._lowers)}, ()
 
     def _nameless(self) -> BinaryIO:
-        fd = os.open(self._place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # Not in `place` itself: what a session covers with a file system in memory, it alone sees.
+        folder = self._place.parent
+        try:
+            fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:  # overlayfs before Linux 6.2, NFS
+            from tempfile import mkstemp  # takes long to load
+
+            fd, name = mkstemp(dir=folder)
+            os.unlink(name)
         return open(fd, "r+b", buffering=_CHUNK)
 
     def open(self, path: bytes) -> BinaryIO:

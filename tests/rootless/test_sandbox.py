@@ -17,8 +17,10 @@ import pytest
 
 from imgbuild.errors import SandboxError
 from imgbuild.sandbox.child.syscall_numbers import numbers
+from imgbuild.sandbox.choice import candidates, start
 from imgbuild.sandbox.idmap import IdMap, choose_idmap
 from imgbuild.sandbox.launch import launch
+from imgbuild.sandbox.tiers import Candidate
 from tests.rootless.scenarios import SCENARIOS
 from tests.support import machine_code
 from tests.support.bench import SEARCH_PATH, Bench
@@ -147,7 +149,7 @@ def _children(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("victim", ["first process", "worker", "zygote"])
 def test_a_dead_part_of_the_session_is_noticed(tmp_path: Path, victim: str) -> None:
-    session = launch(choose_idmap(SEARCH_PATH), _WORKER, [tmp_path])
+    session = start(candidates(SEARCH_PATH), _WORKER, [tmp_path])
     family = [session._process.pid]
     family += _children(family[0])
     family += _children(family[1])
@@ -192,7 +194,7 @@ def test_a_command_that_disarms_its_signal_of_death_dies_too(tmp_path: Path, vic
             bench.session.close()
             assert _left_after_a_second(set(line)) == set()
             # Files of the bench may belong to mapped ids: another session removes them.
-            bench.session = launch(bench.idmap, _WORKER, [tmp_path])
+            bench.session = start(candidates(SEARCH_PATH), _WORKER, [tmp_path])
     assert _left_after_a_second(set(line)) == set()
     os.close(reading)
 
@@ -216,7 +218,7 @@ os.unlink("etc/group", dir_fd=fd)
 def test_refused_maps_name_the_remedy(tmp_path: Path) -> None:
     broken = IdMap("subids", ((0, 1, 1),), ((0, 1, 1),), 1, 1, helpers=("/bin/false", "/bin/false"))
     with pytest.raises(SandboxError) as caught:
-        launch(broken, _WORKER, [tmp_path])
+        launch(Candidate("A", broken), _WORKER, [tmp_path])
     assert "newuidmap" in caught.value.message
     assert "setcap" in str(caught.value.hint)
 
@@ -224,9 +226,9 @@ def test_refused_maps_name_the_remedy(tmp_path: Path) -> None:
 def test_a_broken_worker_says_why(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(SandboxError, match="no_such_module"):
-        launch(choose_idmap(SEARCH_PATH), "imgbuild.no_such_module", [tmp_path])
+        start(candidates(SEARCH_PATH), "imgbuild.no_such_module", [tmp_path])
     with pytest.raises(SandboxError) as caught:
-        launch(choose_idmap(SEARCH_PATH), _WORKER, [tmp_path / "absent"])
+        start(candidates(SEARCH_PATH), _WORKER, [tmp_path / "absent"])
     assert "read-only" in caught.value.message
     assert len(os.listdir("/proc/self/fd")) == before
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from imgbuild.sandbox.idmap import choose_idmap
-from imgbuild.sandbox.launch import launch
+from imgbuild.sandbox.choice import candidates, start
 from imgbuild.sandbox.session import Running
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
 from tests.support import roots
@@ -23,8 +22,8 @@ class Bench:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.idmap = choose_idmap(SEARCH_PATH)
-        self.session = launch(self.idmap, "tests.support.sandbox_worker", [place])
+        self.session = start(candidates(SEARCH_PATH), "tests.support.sandbox_worker", [place])
+        self.idmap = self.session.tier.idmap
         self.base = roots.make_root(place / "base")
         self.skeleton = roots.make_skeleton(place / "skeleton")
         self._steps = 0

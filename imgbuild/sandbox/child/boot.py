@@ -1,5 +1,6 @@
 """The second half of the start: in its namespaces, become the worker and fork the zygote."""
 
+import errno
 import importlib
 import os
 import signal
@@ -7,7 +8,8 @@ import socket
 import sys
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import serve, syscalls, wire
+from imgbuild.sandbox.child import overlay, serve, syscalls, wire
+from imgbuild.sandbox.child.failure import Failed, naming
 
 
 def main() -> None:
@@ -21,16 +23,45 @@ def main() -> None:
     settings = received[0]
     inroot.use_openat2()
     try:
+        in_memory = _settle_steps(settings["steps"], settings["shift"])
         zygote = _fork_zygote(zygote_end, worker_end, settings)
         zygote_end.close()
         _protect_proc()
         entry = importlib.import_module(settings["entry"])
-        wire.send(worker_end, {"ready": True})
+        wire.send(worker_end, {"ready": True, "root": "memory" if in_memory else "overlay"})
+    except Failed as failed:
+        wire.send(worker_end, {"error": failed.to_json()})
+        return
     except Exception as problem:
         wire.send(worker_end, {"error": {"op": "start", **serve.describe(problem)}})
         raise
     entry.main(worker_end)
     os.waitpid(zygote, 0)
+
+
+def _settle_steps(steps: str | None, owner: int) -> bool:
+    """Make sure that a directory can keep what steps change; tell whether in memory.
+
+    Overlayfs does not take every filesystem for that, itself least of all. A tmpfs that covers
+    the directory is seen by this session alone and gone with it.
+    """
+    if steps is None:
+        return False
+    place = os.fsencode(steps)
+    try:
+        overlay.try_in(place, owner)
+    except OSError as problem:
+        if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+    else:
+        return False
+    from imgbuild.sandbox.child import filesystems
+
+    with naming("memory"):
+        filesystems.cover(place)
+    with naming("overlay"):
+        overlay.try_in(place, owner)
+    return True
 
 
 def _protect_proc() -> None:
@@ -56,6 +87,6 @@ def _fork_zygote(
         syscalls.die_with_parent(parent)
         worker_end.close()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        zygote.main(zygote_end, settings["shift"], settings["count"])
+        zygote.main(zygote_end, settings)
     finally:
         os._exit(0)

@@ -37,11 +37,13 @@ def become(
     syscalls.die_with(parent)
     with naming("mount"):
         syscalls.set_propagation(syscalls.MS_PRIVATE)
-        _attach_root(root_fd)
+        attach_root(root_fd)
     if spec["network"] == "none":
         with naming("network"):
             _bring_up_loopback()
-    filesystems.set_up(root_fd, own_network=spec["network"] == "none")
+    filesystems.set_up(
+        root_fd, own_network=spec["network"] == "none", own_proc=spec["proc"] == "own"
+    )
     with naming("bind"):
         for mount, target in mounts:
             filesystems.attach_file(mount, root_fd, target)
@@ -53,7 +55,7 @@ def become(
     program = compiled_filter(spec)
     _take_streams(fds, interactive=spec["interactive"])
     with naming("pivot"):
-        _change_root(root_fd)
+        change_root(root_fd, pivot=spec["enter"] == "pivot_root")
     _reset_process()
     with naming("workdir"):
         os.fchdir(cwd)
@@ -75,8 +77,8 @@ def compiled_filter(spec: wire.Message) -> bytes:
         raise Failed("seccomp", str(problem)) from None
 
 
-def _attach_root(root_fd: int) -> None:
-    """Put the root into the mount namespace, so that more can be mounted in it."""
+def attach_root(root_fd: int) -> None:
+    """Put the root over all of the mount namespace, so that more can be mounted in it."""
     top = os.open("/", os.O_PATH | os.O_CLOEXEC)
     syscalls.move_mount(root_fd, top)
     os.close(top)
@@ -110,10 +112,18 @@ def forget_import_paths() -> None:
     sys.path_hooks[:] = []
 
 
-def _change_root(root_fd: int) -> None:
+def change_root(root_fd: int, *, pivot: bool) -> None:
+    """Make the mounted root the root of this process; `pivot` lets go of the old one.
+
+    Without, the old one stays below the new one, out of reach: from there, ".." leads to what is
+    mounted on top.
+    """
     os.fchdir(root_fd)
-    syscalls.pivot_root(b".", b".")
-    syscalls.umount(b".")
+    if pivot:
+        syscalls.pivot_root(b".", b".")
+        syscalls.umount(b".")
+    else:
+        os.chroot(".")
     os.chdir("/")
 
 

@@ -24,13 +24,13 @@ _AGAIN = "import sys; sys.path.append({!r}); from imgbuild.sandbox.child import 
 def main() -> None:
     """Enter a user namespace and start the second half.
 
-    `sys.argv` holds the package's folder, both sockets, whether to map ids here, what stays
-    writable.
+    `sys.argv` holds the package's folder, both sockets, how ids are mapped, what stays writable.
+    Ids are mapped "here" (one), by the "session", or "not" at all: there is a user namespace.
     """
-    package, zygote_end, worker_end, own_map, *writable = sys.argv[1:]
+    package, zygote_end, worker_end, mapped, *writable = sys.argv[1:]
     sock = int(worker_end)
     try:
-        _enter(sock, own_map == "yes")
+        _enter(sock, mapped)
         with naming("mount"):
             syscalls.set_propagation(syscalls.MS_SLAVE)
         with naming("read-only"):
@@ -59,14 +59,15 @@ def _continue_as_first(*sockets: int) -> None:
     os._exit(status if status >= 0 else 128 - status)
 
 
-def _enter(sock: int, own_map: bool) -> None:
+def _enter(sock: int, mapped: str) -> None:
     uid, gid = os.geteuid(), os.getegid()
+    flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID
     with naming("unshare"):
-        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID)
-    if own_map:
+        syscalls.unshare(flags | (0 if mapped == "not" else syscalls.CLONE_NEWUSER))
+    if mapped == "here":
         with naming("map"):
             _map_single(uid, gid)
-    else:
+    else:  # the session also wants to know that this worked
         os.write(sock, b'{"map":true}')
         if not os.read(sock, 100):  # the session could not, and knows why
             os._exit(1)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Sequence
 
 from imgbuild.sandbox.child import syscalls
@@ -21,6 +22,23 @@ def mount(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> i
         if problem.errno not in {errno.ENOSYS, errno.EINVAL} or _knows_single_lowers():
             raise
     return by_path(lowers, upper, work)
+
+
+def try_in(place: bytes, owner: int) -> None:
+    """Raise OSError when a directory cannot keep what an overlay changes; leave what was made."""
+    lower, upper, work = (place + b"/trial/" + name for name in (b"lower", b"upper", b"work"))
+    for path in (lower + b"/gone", upper, work):
+        os.makedirs(path)
+    os.chown(upper, owner, owner)
+    root = mount([lower], upper, work)
+    try:
+        os.rmdir(b"gone", dir_fd=root)
+    finally:
+        os.close(root)
+    found = os.lstat(upper + b"/gone")
+    if not (stat.S_ISCHR(found.st_mode) and found.st_rdev == 0):
+        raise OSError(errno.EINVAL, "overlayfs leaves no mark of what is removed here")
+    os.setxattr(upper, "user.imgbuild.trial", b"y")
 
 
 def _by_descriptor(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> int:

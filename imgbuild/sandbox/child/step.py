@@ -16,14 +16,13 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from imgbuild.sandbox.child import overlay, syscalls, wire
-from imgbuild.sandbox.child.enter import become, forget_import_paths
+from imgbuild.sandbox.child.enter import attach_root, become, change_root, forget_import_paths
 from imgbuild.sandbox.child.failure import Failed, naming
-from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone
+from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make_proc, make_root
 from imgbuild.sandbox.child.stubs import Stubs
 
 _NAMESPACES = (
-    syscalls.CLONE_NEWUSER
-    | syscalls.CLONE_NEWPID
+    syscalls.CLONE_NEWPID
     | syscalls.CLONE_NEWNS
     | syscalls.CLONE_NEWIPC
     | syscalls.CLONE_NEWUTS
@@ -49,6 +48,10 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
 
 def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
     syscalls.die_with_parent(zygote)
+    if "trial" in spec:
+        return _try_out(zygote, control, spec)
+    if spec["insecure"] and not spec["nested"] and spec["proc"] == "shared":
+        raise Failed("isolation", "steps share /proc and a user namespace with the build")
     shift = spec["shift"]
     for fd in fds[1:]:
         _give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
@@ -60,7 +63,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     with naming("bind"):
         attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
         sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
-    _enter_namespaces(zygote, control, own_network=spec["network"] == "none")
+    _enter_namespaces(zygote, control, own_network=spec["network"] == "none", nested=spec["nested"])
     stubs = Stubs(root_fd)
     with naming("stub"):
         stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in lasting)])
@@ -73,10 +76,61 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     wire.send(control, {"pid": pid})
     for fd in (*fds, *sources, me):
         os.close(fd)
+    if spec["enter"] == "move":
+        _follow(root_fd)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
         stubs.remove([*DIRECTORIES, *lasting])
     return status if status >= 0 else 128 - status
+
+
+def _try_out(zygote: int, control: socket.socket, spec: wire.Message) -> int:
+    """Find out how steps can be run here, by what they do; tell it over `control`."""
+    nested = spec["nested"]
+    try:
+        _enter_namespaces(zygote, control, own_network=False, nested=nested)
+    except Failed as failed:
+        if not nested or failed.operation != "unshare":
+            raise
+        if spec["shift"]:  # root of the container would be another's root here
+            raise Failed("nested", failed.message, failed.code) from None
+        nested = False
+        _enter_namespaces(zygote, control, own_network=False, nested=False)
+    pid = os.fork()
+    if not pid:
+        _become(control, lambda: _tell(control, nested=nested))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _tell(control: socket.socket, *, nested: bool) -> NoReturn:
+    with naming("mount"):
+        syscalls.set_propagation(syscalls.MS_PRIVATE)
+    proc = "own"
+    try:
+        os.close(make_proc())
+    except OSError:
+        proc = "shared"
+    with naming("mount"):
+        root = make_root()
+        attach_root(root)
+    enter = "pivot_root"
+    try:
+        change_root(root, pivot=True)
+    except OSError:
+        enter = "move"
+        with naming("pivot"):
+            change_root(root, pivot=False)
+    wire.send(control, {"found": {"nested": nested, "proc": proc, "enter": enter}})
+    os._exit(0)
+
+
+def _follow(root_fd: int) -> None:
+    """Get the new root, which pivot_root gives to all processes of the mount namespace.
+
+    A command must not find another root in /proc, and no mount is looked for in the old one.
+    """
+    os.fchdir(root_fd)
+    os.chroot(".")
 
 
 def _mount_root(root: wire.Message) -> int:
@@ -91,13 +145,17 @@ def _give_pipe(fd: int, uid: int, gid: int) -> None:
             os.fchown(fd, uid, gid)
 
 
-def _enter_namespaces(zygote: int, control: socket.socket, *, own_network: bool) -> None:
+def _enter_namespaces(
+    zygote: int, control: socket.socket, *, own_network: bool, nested: bool
+) -> None:
+    flags = _NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0)
     with naming("unshare"):
-        syscalls.unshare(_NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0))
-    # By the number that /proc has for it: that of a namespace further out.
-    wire.send(control, {"map": int(os.readlink("/proc/self"))})
-    if wire.receive(control) is None:
-        os._exit(1)
+        syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if nested else 0))
+    if nested:
+        # By the number that /proc has for it: that of a namespace further out.
+        wire.send(control, {"map": int(os.readlink("/proc/self"))})
+        if wire.receive(control) is None:
+            os._exit(1)
     with naming("setid"):
         os.setresgid(0, 0, 0)
         with contextlib.suppress(PermissionError):  # denied where only one id is mapped

@@ -15,6 +15,8 @@ import socket
 from imgbuild.sandbox.child import enter, step, wire
 from imgbuild.sandbox.child.failure import Failed
 
+_TRIAL = 0  # no session gives a command this number
+
 
 class _Run:
     """One command on its way."""
@@ -26,6 +28,7 @@ class _Run:
         self.control = control
         self.first: int | None = None  # pid 1 of its namespaces, as seen from here
         self.error: wire.Message | None = None
+        self.found: wire.Message = {}  # of the trial
 
     def kill(self) -> None:
         """End it: by its first process when there is one, so that the outer one can clean up."""
@@ -33,22 +36,28 @@ class _Run:
             os.kill(self.first or self.pid, signal.SIGKILL)
 
 
-def main(sock: socket.socket, shift: int, count: int) -> None:
+def main(sock: socket.socket, settings: wire.Message) -> None:
     """Serve until the session closes the socket, then end all that runs."""
-    Zygote(sock, shift, count).serve()
+    Zygote(sock, settings).serve()
 
 
 class Zygote:
-    def __init__(self, sock: socket.socket, shift: int, count: int) -> None:
+    """Starts commands as `settings` say: "shift", "count", and whether they are "nested".
+
+    Before all commands there is a trial: what it finds out is the first message, and part of each
+    spec from then on.
+    """
+
+    def __init__(self, sock: socket.socket, settings: wire.Message) -> None:
         self._sock = sock
-        self._shift = shift
-        self._count = count
+        self._known = {name: settings[name] for name in ("shift", "count", "nested")}
         self._runs: dict[int, _Run] = {}  # by pidfd
         self._controls: dict[int, _Run] = {}  # by the control socket's descriptor
         self._poll = select.poll()
 
     def serve(self) -> None:
         self._poll.register(self._sock, select.POLLIN)
+        self._fork(_TRIAL, {"trial": True}, [])
         while True:
             for fd, _ in self._poll.poll():
                 if fd in self._controls:
@@ -75,9 +84,12 @@ class Zygote:
         return True
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
-        spec |= {"shift": self._shift, "count": self._count}
         with contextlib.suppress(Failed):  # the step will say so
             enter.compiled_filter(spec)
+        self._fork(request, spec, fds)
+
+    def _fork(self, request: int, spec: wire.Message, fds: list[int]) -> None:
+        spec |= self._known
         me = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -106,6 +118,8 @@ class Zygote:
             self._map(run, message["map"])
         elif "pid" in message:
             run.first = message["pid"]
+        elif "found" in message:
+            run.found = message["found"]
         elif run.error is None:
             run.error = message["error"]
 
@@ -114,7 +128,7 @@ class Zygote:
         try:
             for name in ("uid_map", "gid_map"):
                 with open(f"/proc/{pid}/{name}", "w") as file:
-                    file.write(f"0 {self._shift} {self._count}")
+                    file.write("0 {shift} {count}".format(**self._known))
             wire.send(run.control, {"go": True})
         except OSError as problem:
             run.error = {"op": "map", "errno": problem.errno, "message": problem.strerror}
@@ -131,6 +145,9 @@ class Zygote:
         reply: wire.Message = {"id": run.request, "status": status if status >= 0 else 128 - status}
         if run.error is not None:
             reply = {"id": run.request, "error": run.error}
+        elif run.request == _TRIAL:
+            self._known |= run.found
+            reply = {"id": _TRIAL, "found": run.found}
         with contextlib.suppress(OSError):  # the session is gone; the next order says so
             wire.send(self._sock, reply)
 
