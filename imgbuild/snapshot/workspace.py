@@ -89,7 +89,7 @@ class Workspace:
         with (
             open(reader, "rb", buffering=0) as tar,
             self._nameless() as lines,
-            self._asking(writer) as (verb, params, fds),
+            self._asking() as (verb, params, fds),
         ):
             widen(reader)
             params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
@@ -107,7 +107,7 @@ class Workspace:
                 index(decode_entry(line))
 
     @contextmanager
-    def _asking(self, _writer: int) -> Iterator[tuple[str, dict[str, Any], Sequence[int]]]:
+    def _asking(self) -> Iterator[tuple[str, dict[str, Any], Sequence[int]]]:
         """Give the verb that finds changes, where to look, and further descriptors for it."""
         yield "changes", {"upper": str(self._upper), "lowers": list(self._lowers)}, ()
 
