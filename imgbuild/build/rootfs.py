@@ -53,6 +53,7 @@ class Rootfs:
             self.stack.open_verified,
             start,
             abandoned=self._store.abandoned_scratch,
+            view=self.stack.view,
         )
 
     def _start(self, writable: list[Path], steps: Path | None) -> "Session":

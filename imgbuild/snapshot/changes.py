@@ -48,7 +48,7 @@ class Writer(Protocol):
     def add(self, entry: Entry, content: BinaryIO | None = None) -> object: ...
 
 
-class _Directory:
+class Directory:
     """A directory being walked; `entry` waits until something below it (or itself) changed."""
 
     def __init__(self, fd: int, path: ImagePath, lower: LowerDirectory, opaque: bool) -> None:
@@ -96,7 +96,7 @@ class ChangeWalk:
         self._clamp = clamp
         self._settle = settle
         self._links: dict[tuple[int, int], Entry] = {}
-        self._stack: list[_Directory] = []
+        self._stack: list[Directory] = []
 
     def run(self, upper: int, lowers: Sequence[int]) -> None:
         """Walk `upper`, compare with `lowers` (top first); both are open directories.
@@ -104,7 +104,7 @@ class ChangeWalk:
         Raises `ImageError` for what a layer cannot hold.
         """
         lower = LowerDirectory([os.dup(fd) for fd in lowers])
-        self._stack.append(_Directory(os.dup(upper), b"", lower, opaque=False))
+        self._stack.append(Directory(os.dup(upper), b"", lower, opaque=False))
         try:
             while self._stack:
                 here = self._stack[-1]
@@ -119,12 +119,12 @@ class ChangeWalk:
             for directory in self._stack:
                 directory.close()
 
-    def _leave(self, directory: _Directory) -> None:
+    def _leave(self, directory: Directory) -> None:
         if self._settle and directory.mtime is not None:
             os.utime(directory.fd, ns=(directory.mtime, directory.mtime))
         directory.close()
 
-    def _visit(self, here: _Directory, name: bytes, status: os.stat_result) -> None:
+    def _visit(self, here: Directory, name: bytes, status: os.stat_result) -> None:
         path = here.prefix + name
         below = here.lower.look(name)
         if is_whiteout(status):
@@ -132,11 +132,7 @@ class ChangeWalk:
             if below is not None:
                 self._emit(Entry(path, "whiteout"))
             return
-        if name.startswith(_WHITEOUT_PREFIX):
-            raise ImageError(
-                f"the command made /{os.fsdecode(path)}, a name that layers reserve for removals",
-                hint="names that start with .wh. cannot be part of an image; remove the file",
-            )
+        check_name(path)
         if stat.S_ISSOCK(status.st_mode):
             self._drop_socket(here, name, path, below)
         elif stat.S_ISDIR(status.st_mode):
@@ -146,7 +142,7 @@ class ChangeWalk:
         else:
             self._visit_special(here, name, status, below)
 
-    def _drop_socket(self, here: _Directory, name: bytes, path: bytes, below: Shown | None) -> None:
+    def _drop_socket(self, here: Directory, name: bytes, path: bytes, below: Shown | None) -> None:
         if below is not None:
             self._emit(Entry(path, "whiteout"))
         if self._settle:
@@ -155,11 +151,11 @@ class ChangeWalk:
                 os.mknod(name, stat.S_IFCHR, 0, dir_fd=here.fd)
 
     def _enter(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         fd = open_directory(name, here.fd)
-        directory = _Directory(fd, path, here.lower.descend(name), here.opaque)
+        directory = Directory(fd, path, here.lower.descend(name), here.opaque)
         self._stack.append(directory)
         entry = directory.entry = self._entry(path, status, fd)
         directory.mtime = self._final(status) if self._settle else None
@@ -182,7 +178,7 @@ class ChangeWalk:
             os.close(fd)
 
     def _visit_file(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         if self._emit_link(path, status):
@@ -206,7 +202,7 @@ class ChangeWalk:
                 os.utime(fd, ns=(self._final(status),) * 2)
 
     def _visit_special(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         if self._emit_link(path, status):
@@ -308,6 +304,15 @@ class ChangeWalk:
         if self._clamp is not None:
             seconds = min(seconds, self._clamp)
         return seconds * _SECOND
+
+
+def check_name(path: ImagePath) -> None:
+    """Raise `ImageError` for what would be a whiteout in a layer."""
+    if path.rpartition(b"/")[2].startswith(_WHITEOUT_PREFIX):
+        raise ImageError(
+            f"the command made /{os.fsdecode(path)}, a name that layers reserve for removals",
+            hint="names that start with .wh. cannot be part of an image; remove the file",
+        )
 
 
 def _recorded_owner(recorded: bytes | None) -> tuple[int, int]:

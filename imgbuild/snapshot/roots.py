@@ -17,6 +17,7 @@ from imgbuild.layer.stream import write_all
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.session import Session
+from imgbuild.snapshot.copied import Copies, View
 from imgbuild.snapshot.crew import Crew
 from imgbuild.snapshot.remove import empty_directory
 from imgbuild.snapshot.request import Request, widen
@@ -36,6 +37,8 @@ class Roots:
     uncompressed tar of a layer and raises at its end when it is not what it should be. `start`
     launches the session with `WORKER`, and is given the directory that steps will be in if there
     will be any; `scratch` makes that; `abandoned` names such directories of builds that are gone.
+    `view` shows layers by their indexes; without it, what a command touched counts as changed where
+    roots are copies.
     """
 
     def __init__(
@@ -46,12 +49,14 @@ class Roots:
         start: Callable[[Path | None], Session],
         *,
         abandoned: Callable[[], Iterable[Path]] = tuple,
+        view: View | None = None,
     ) -> None:
         self._place_of_trees = trees
         self._make_scratch = scratch
         self._open_layer = open_layer
         self._start = start
         self._abandoned = abandoned
+        self._view = view
         self._lock = threading.RLock()
         self._running: Session | None = None
         self._early: threading.Thread | None = None
@@ -77,10 +82,12 @@ class Roots:
 
     def workspace(self, layers: Sequence[Layer]) -> Workspace:
         """Return a root of these layers (bottom first) that a command can change."""
+        if self.session.tier.root == "copy":
+            return self._copies.workspace(layers)
         paths = self.unpack(layers)
         # overlayfs refuses one directory twice; of equal layers the topmost decides.
         lowers = list(dict.fromkeys(reversed(paths)))
-        return Workspace(self.session, lowers, self._take_place(), self._ownership, self)
+        return Workspace(self.session, lowers, self.take_place(), self._ownership, self)
 
     @property
     def session(self) -> Session:
@@ -96,6 +103,10 @@ class Roots:
     def _ownership(self) -> dict[str, Any]:
         idmap = self.session.tier.idmap
         return {"shift": idmap.shift, "count": idmap.count, "single": idmap.kind == "single"}
+
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self, self._ownership, self._view)
 
     @cached_property
     def _trees(self) -> Trees:
@@ -205,7 +216,7 @@ class Roots:
             reader, writer = os.pipe()
             request = Request(self.session, "unpack", params, (reader, lock, ready), own=(reader,))
             try:
-                self._feed(layers[number], writer)
+                self.feed(layers[number], writer)
             except BaseException:
                 request.join()
                 # While the lock is held: the next one to hold it starts in the same place.
@@ -215,7 +226,7 @@ class Roots:
             request.result()
             self._commit(diff_id, lock)
 
-    def _feed(self, layer: Layer, pipe: int) -> None:
+    def feed(self, layer: Layer, pipe: int) -> None:
         """Send a layer's tar; when the worker hangs up, its reply says why."""
         with open(pipe, "wb", buffering=0) as out, self._open_layer(layer) as stream:
             widen(pipe)
@@ -237,7 +248,7 @@ class Roots:
         for path, lock in self._trees.leftovers():
             self._later("remove", {"paths": [str(path)]}, *lock)
 
-    def _take_place(self) -> Path:
+    def take_place(self) -> Path:
         with self._lock:
             if not self._places:
                 self._places = self._prepare()

@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -85,21 +86,15 @@ class Workspace:
         part of the tar may have been written by then.
         """
         reader, writer = os.pipe()
-        with open(reader, "rb", buffering=0) as tar, self._nameless() as lines:
+        with (
+            open(reader, "rb", buffering=0) as tar,
+            self._nameless() as lines,
+            self._asking() as (verb, params, fds),
+        ):
             widen(reader)
-            request = Request(
-                self._session,
-                "changes",
-                {
-                    "upper": str(self._upper),
-                    "lowers": list(self._lowers),
-                    "ownership": self._ownership,
-                    "clamp": clamp,
-                    "settle": settle,
-                },
-                (writer, lines.fileno()),
-                own=(writer,),
-            )
+            params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
+            sent = (writer, lines.fileno(), *fds)
+            request = Request(self._session, verb, params, sent, own=(writer,))
             try:
                 while data := tar.read(_CHUNK):
                     write(data)
@@ -110,6 +105,11 @@ class Workspace:
             lines.seek(0)
             for line in lines:
                 index(decode_entry(line))
+
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[str, dict[str, Any], Sequence[int]]]:
+        """Give the verb that finds changes, where to look, and further descriptors for it."""
+        yield "changes", {"upper": str(self._upper), "lowers": list(self._lowers)}, ()
 
     def _nameless(self) -> BinaryIO:
         # Not in `place` itself: what a session covers with a file system in memory, it alone sees.
@@ -128,13 +128,16 @@ class Workspace:
 
         Raises `ImageError` for anything else.
         """
-        lowers = [str(self._upper), *self.rootfs.lowers]
         shown = os.fsdecode(path)
-        _, fds = self._session.request("open", {"lowers": lowers, "path": shown})
+        fds = self._open(shown)
         if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
             os.close(fds[0])
             raise ImageError(f"/{shown} is not a regular file in the image")
         return open(fds[0], "rb")
+
+    def _open(self, path: str) -> Sequence[int]:
+        lowers = [str(self._upper), *self.rootfs.lowers]
+        return self._session.request("open", {"lowers": lowers, "path": path})[1]
 
     def keep(self, diff_id: Digest) -> None:
         """Let the settled upper directory be the unpacked tree of the layer made from it.
