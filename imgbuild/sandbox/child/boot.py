@@ -1,6 +1,5 @@
 """The second half of the start: in its namespaces, become the worker and fork the zygote."""
 
-import errno
 import importlib
 import os
 import signal
@@ -23,12 +22,12 @@ def main() -> None:
     settings = received[0]
     inroot.use_openat2()
     try:
-        in_memory = _settle_steps(settings["steps"], settings["shift"])
+        root = _settle_steps(settings["steps"], settings["shift"])
         zygote = _fork_zygote(zygote_end, worker_end, settings)
         zygote_end.close()
         _protect_proc()
         entry = importlib.import_module(settings["entry"])
-        wire.send(worker_end, {"ready": True, "root": "memory" if in_memory else "overlay"})
+        wire.send(worker_end, {"ready": True, "root": root})
     except Failed as failed:
         wire.send(worker_end, {"error": failed.to_json()})
         return
@@ -39,29 +38,22 @@ def main() -> None:
     os.waitpid(zygote, 0)
 
 
-def _settle_steps(steps: str | None, owner: int) -> bool:
-    """Make sure that a directory can keep what steps change; tell whether in memory.
+def _settle_steps(steps: str | None, owner: int) -> str:
+    """Find out how a directory can keep what steps change, and say so.
 
     Overlayfs does not take every filesystem for that, itself least of all. A tmpfs that covers
     the directory is seen by this session alone and gone with it.
     """
-    if steps is None:
-        return False
-    place = os.fsencode(steps)
-    try:
-        overlay.try_in(place, owner)
-    except OSError as problem:
-        if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-    else:
-        return False
+    place = os.fsencode(steps or "")
+    if not place or overlay.can_change(place, owner):
+        return "overlay"
+    if not overlay.can_hide(place):
+        return "copy"
     from imgbuild.sandbox.child import filesystems
 
     with naming("memory"):
         filesystems.cover(place)
-    with naming("overlay"):
-        overlay.try_in(place, owner)
-    return True
+    return "memory" if overlay.can_change(place, owner) else "copy"
 
 
 def _protect_proc() -> None:

@@ -134,6 +134,8 @@ def _follow(root_fd: int) -> None:
 
 
 def _mount_root(root: wire.Message) -> int:
+    if root["kind"] == "directory":
+        return clone(os.fsencode(root["path"]), syscalls.NODEV)
     lowers = [os.fsencode(path) for path in root["lowers"]]
     return overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
 
