@@ -1,5 +1,6 @@
 """The second half of the start: in its namespaces, become the worker and fork the zygote."""
 
+import contextlib
 import errno
 import importlib
 import os
@@ -9,7 +10,7 @@ import sys
 
 from imgbuild import inroot
 from imgbuild.sandbox.child import overlay, serve, syscalls, wire
-from imgbuild.sandbox.child.failure import Failed, naming
+from imgbuild.sandbox.child.failure import Failed
 
 
 def main() -> None:
@@ -23,12 +24,14 @@ def main() -> None:
     settings = received[0]
     inroot.use_openat2()
     try:
-        in_memory = _settle_steps(settings["steps"], settings["shift"])
+        bare = settings["tier"] in {"D", "D-userns"}
+        root = "copy" if bare else _settle_steps(settings["steps"], settings["shift"])
         zygote = _fork_zygote(zygote_end, worker_end, settings)
         zygote_end.close()
-        _protect_proc()
+        if not bare:
+            _protect_proc()
         entry = importlib.import_module(settings["entry"])
-        wire.send(worker_end, {"ready": True, "root": "memory" if in_memory else "overlay"})
+        wire.send(worker_end, {"ready": True, "root": root})
     except Failed as failed:
         wire.send(worker_end, {"error": failed.to_json()})
         return
@@ -39,14 +42,14 @@ def main() -> None:
     os.waitpid(zygote, 0)
 
 
-def _settle_steps(steps: str | None, owner: int) -> bool:
-    """Make sure that a directory can keep what steps change; tell whether in memory.
+def _settle_steps(steps: str | None, owner: int) -> str:
+    """Find out how a directory can keep what steps change: by overlays, in memory, as copies.
 
     Overlayfs does not take every filesystem for that, itself least of all. A tmpfs that covers
     the directory is seen by this session alone and gone with it.
     """
     if steps is None:
-        return False
+        return "overlay"
     place = os.fsencode(steps)
     try:
         overlay.try_in(place, owner)
@@ -54,14 +57,18 @@ def _settle_steps(steps: str | None, owner: int) -> bool:
         if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise
     else:
-        return False
+        return "overlay"
     from imgbuild.sandbox.child import filesystems
 
-    with naming("memory"):
+    try:
         filesystems.cover(place)
-    with naming("overlay"):
         overlay.try_in(place, owner)
-    return True
+    except OSError:
+        # What covers the directory is in the way of nothing but the memory that copies need.
+        with contextlib.suppress(OSError):
+            syscalls.umount(place)
+        return "copy"
+    return "memory"
 
 
 def _protect_proc() -> None:
