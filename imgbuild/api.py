@@ -196,18 +196,20 @@ def run(
     streams: tuple[int, int, int] = (0, 1, 2),
     tty: bool = False,
     search_path: str | None = None,
+    isolation: str = "auto",
 ) -> int:
     """Run an image of the store in a throw-away root and return the exit status of its command.
 
     `command` takes the place of the image's CMD. `streams` are the descriptors of standard
     input, output and error; with `tty` the command gets a terminal of its own where they are one.
+    `isolation` is that of `RunOptions`.
     Raises `NameNotFoundError` and `SandboxError`.
     """
     from imgbuild.build.runimage import run_image
 
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
-        rootfs = _rootfs(opened, search_path)
+        rootfs = _rootfs(opened, search_path, isolation)
         return run_image(opened, rootfs, full or name, descriptor, command, streams, tty=tty)
 
 
@@ -301,13 +303,18 @@ def reset(*, store: PathLike | None = None) -> None:
         opened.reset(remove_trees)
 
 
-def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> "Report":
-    """Try what this host allows and return what was found."""
+def doctor(
+    *,
+    store: PathLike | None = None,
+    search_path: str | None = None,
+    isolation: str = "auto",
+) -> "Report":
+    """Try every way to run commands that this host may allow, or `isolation` alone."""
     from imgbuild.sandbox.probe import probe
 
     place = store_path(store)
     with _opened(place):
-        return probe(place, search_path or STANDARD_PATH)
+        return probe(place, search_path or STANDARD_PATH, isolation)
 
 
 def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:
@@ -399,10 +406,10 @@ def _build_proxies(options: BuildOptions, events: EventSink) -> Mapping[str, str
     )
 
 
-def _rootfs(store: Store, search_path: str | None) -> "Rootfs":
+def _rootfs(store: Store, search_path: str | None, isolation: str = "auto") -> "Rootfs":
     from imgbuild.build.rootfs import Rootfs
 
-    return Rootfs(store, search_path or STANDARD_PATH)
+    return Rootfs(store, search_path or STANDARD_PATH, isolation)
 
 
 def _fetch(
