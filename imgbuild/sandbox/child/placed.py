@@ -170,7 +170,7 @@ class Places:
                 placed.original, placed.name, src_dir_fd=self._aside, dst_dir_fd=placed.parent
             )
         # The moves do not show; what the step itself did there does.
-        os.utime(placed.parent, ns=placed.before if now == placed.after else now)
+        os.utime(placed.parent, ns=placed.before if now[1] == placed.after[1] else now)
         if placed.source is not None:
             self._move_out(used, *placed.source)
             os.close(placed.lock)
