@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 
 from imgbuild import inroot
 from imgbuild.errors import ImageError
-from imgbuild.layer import xattrs
 from imgbuild.layer.entry import ImagePath, quoted, sort_key
 from imgbuild.layer.lowers import Lowers
+from imgbuild.layer.marks import is_whiteout, make_opaque, make_whiteout
 from imgbuild.layer.owners import Ownership, Status
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -55,15 +55,15 @@ class Tree:
         """Hide a lower path; what this layer itself has there stays (image-spec layer.md)."""
         at, name = self.parent(path)
         try:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=at)
+            make_whiteout(name, at)
         except FileExistsError:
             if stat.S_ISDIR(os.lstat(name, dir_fd=at).st_mode):
-                _make_opaque(self.ensure_dir(path))
+                make_opaque(self.ensure_dir(path))
 
     def empty(self, path: ImagePath) -> None:
         """Hide what lower layers have in a directory."""
         if path:
-            _make_opaque(self.ensure_dir(path))
+            make_opaque(self.ensure_dir(path))
             return
         # overlayfs ignores the attribute on the root of a layer.
         self._opaque_root = True
@@ -99,7 +99,7 @@ class Tree:
                 self.note_name(at, name)
             except FileExistsError:
                 found = os.lstat(name, dir_fd=at)
-                if _is_whiteout(found):
+                if is_whiteout(found, name, at):
                     _dir_for_whiteout(name, at)
                 elif not stat.S_ISDIR(found.st_mode):
                     self.discard(path)
@@ -208,7 +208,7 @@ class Tree:
             os.mkdir(name, _WHILE_FILLED, dir_fd=at)
             self.note_name(at, name)
         except FileExistsError:
-            if not _is_whiteout(os.lstat(name, dir_fd=at)):
+            if not is_whiteout(os.lstat(name, dir_fd=at), name, at):
                 raise ImageError(
                     f"the archive has entries below {quoted(path)}, which is not a directory"
                 ) from None
@@ -220,18 +220,13 @@ class Tree:
             os.close(self._chain.pop()[1])
 
 
-def _make_opaque(fd: int) -> None:
-    """Hide what lower layers have in an open directory."""
-    os.setxattr(fd, xattrs.OPAQUE, b"y")
-
-
 def _dir_for_whiteout(name: bytes, at: int) -> None:
     """Put a directory where a whiteout is; that it hid the lower one must not be lost."""
     os.unlink(name, dir_fd=at)
     os.mkdir(name, _WHILE_FILLED, dir_fd=at)
     fd = os.open(name, DIRECTORY, dir_fd=at)
     try:
-        _make_opaque(fd)
+        make_opaque(fd)
     finally:
         os.close(fd)
 

@@ -84,6 +84,8 @@ class Tier:
             missing.append("/proc shows the processes around")
         if self.root == "memory":
             missing.append("changes are kept in memory while a step runs")
+        if self.root == "copy" and self.name in {"A", "C"}:
+            missing.append("the store holds no overlays, so that whole roots are copied")
         if self.enter == "move":
             missing.append("pivot_root is refused")
         if not self.nested and self.name in {"A", "C"}:

@@ -111,8 +111,9 @@ def _list(
 
 def record(root: int, out: BinaryIO) -> None:
     """Write the state of a tree; when this returns, whatever changes gets another ctime."""
-    for path, state in walk(root):
-        out.write(_LENGTH.pack(len(path)) + path + _RECORD.pack(*state))
+    out.writelines(
+        _LENGTH.pack(len(path)) + path + _RECORD.pack(*state) for path, state in walk(root)
+    )
     out.flush()
     _wait_for_a_tick()
 

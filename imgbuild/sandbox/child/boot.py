@@ -1,7 +1,5 @@
 """The second half of the start: in its namespaces, become the worker and fork the zygote."""
 
-import contextlib
-import errno
 import importlib
 import os
 import signal
@@ -10,7 +8,7 @@ import sys
 
 from imgbuild import inroot
 from imgbuild.sandbox.child import overlay, serve, syscalls, wire
-from imgbuild.sandbox.child.failure import Failed
+from imgbuild.sandbox.child.failure import Failed, naming
 
 
 def main() -> None:
@@ -43,32 +41,24 @@ def main() -> None:
 
 
 def _settle_steps(steps: str | None, owner: int) -> str:
-    """Find out how a directory can keep what steps change: by overlays, in memory, as copies.
+    """Find out how a directory can keep what steps change, and say so.
 
     Overlayfs does not take every filesystem for that, itself least of all. A tmpfs that covers
     the directory is seen by this session alone and gone with it.
     """
-    if steps is None:
+    place = os.fsencode(steps or "")
+    if not place or overlay.can_change(place, owner):
         return "overlay"
-    place = os.fsencode(steps)
-    try:
-        overlay.try_in(place, owner)
-    except OSError as problem:
-        if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-    else:
-        return "overlay"
+    if not overlay.can_hide(place):
+        return "copy"
     from imgbuild.sandbox.child import filesystems
 
-    try:
+    with naming("memory"):
         filesystems.cover(place)
-        overlay.try_in(place, owner)
-    except OSError:
-        # What covers the directory is in the way of nothing but the memory that copies need.
-        with contextlib.suppress(OSError):
-            syscalls.umount(place)
-        return "copy"
-    return "memory"
+    if overlay.can_change(place, owner):
+        return "memory"
+    syscalls.umount(place)  # copies would fill the memory
+    return "copy"
 
 
 def _protect_proc() -> None:
