@@ -10,7 +10,7 @@ from typing import Final, get_args
 
 from imgbuild.errors import SandboxError, UsageError
 from imgbuild.sandbox.failures import IN_CONTAINERS, RefusedError
-from imgbuild.sandbox.idmap import IdMap, can_chroot, choose_idmap, own_ids, single_idmap
+from imgbuild.sandbox.idmap import IdMap, can_chroot, choose_idmap, kept_ids, own_ids, single_idmap
 from imgbuild.sandbox.launch import launch
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.tiers import Candidate, TierName
@@ -86,10 +86,11 @@ def _with_less(best: IdMap) -> Iterator[Candidate]:
     reason = best.reason or best.doubt or "many ids cannot be mapped here"
     single = best if best.kind == "single" else single_idmap(reason, best.remedy)
     yield Candidate("C", single)
-    missing = "this version cannot do without namespaces"
-    yield Candidate("D-userns", single, obstacle=missing, remedy=IN_CONTAINERS)
+    if best.kind != "single":
+        yield Candidate("D-userns", best, doubt=best.doubt)
+    yield Candidate("D-userns", single)
     if can_chroot():
-        yield Candidate("D", single, obstacle=missing, remedy=IN_CONTAINERS)
+        yield Candidate("D", kept_ids(), userns=False, nested=False)
     else:
         yield Candidate("D", single, obstacle=_NOT_ROOT, remedy=IN_CONTAINERS)
 

@@ -68,6 +68,10 @@ _MEANINGS = {
         "--security=insecure cannot be allowed here",
         "A command that holds all capabilities could read the memory of other processes of the build.",
     ),
+    "tier": (
+        "this host cannot give a step what it asks for",
+        f"It needs namespaces and mounts, see `imgbuild doctor`. {IN_CONTAINERS}",
+    ),
     "streams": ("the standard streams of the command cannot be set", None),
     "workdir": (
         "the working directory cannot be entered",

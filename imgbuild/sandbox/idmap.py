@@ -118,6 +118,15 @@ def own_ids(*, proc: Path = Path("/proc/self")) -> IdMap | None:
     return _as_root(uids, gids, Path("/etc"))
 
 
+def kept_ids(*, proc: Path = Path("/proc/self")) -> IdMap:
+    """Give the ids of this process as they are, for commands without a user namespace."""
+    uids, gids = _map_of(proc / "uid_map"), _map_of(proc / "gid_map")
+    own = tuple((inside, inside, count) for inside, _, count in uids)
+    own_groups = tuple((inside, inside, count) for inside, _, count in gids)
+    count = min(_from_zero(own), _from_zero(own_groups))
+    return IdMap("root", own, own_groups, shift=0, count=count)
+
+
 def can_chroot(*, proc: Path = Path("/proc/self")) -> bool:
     """Tell whether this process may change its root as it is."""
     return _has(_status(proc / "status")["CapEff"], _CAP_SYS_CHROOT)

@@ -85,7 +85,7 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     fds = (zygote.fileno(), worker.fileno())
     package = str(Path(imgbuild.__file__).resolve().parent)
-    arguments = [package, *map(str, fds), _mapped(candidate)]
+    arguments = [package, *map(str, fds), candidate.name, _mapped(candidate)]
     arguments += [os.path.realpath(path) for path in writable]
     return subprocess.Popen(
         [sys.executable, "-SI", "-X", "utf8", "-c", _CODE, *arguments],
@@ -121,12 +121,13 @@ def _begin(
     idmap, mapped = candidate.idmap, _mapped(candidate)
     settings: wire.Message = {
         "entry": entry,
+        "tier": candidate.name,
         "shift": idmap.shift,
         "count": idmap.count,
         "nested": candidate.nested,
         "steps": None if steps is None else os.path.realpath(steps),
     }
-    if mapped != "here":
+    if mapped != "here" and candidate.name != "D":
         _answer(worker, "map")
         if mapped == "session":
             _write_maps(pid, idmap)

@@ -22,10 +22,12 @@ def main() -> None:
     settings = received[0]
     inroot.use_openat2()
     try:
-        root = _settle_steps(settings["steps"], settings["shift"])
+        bare = settings["tier"] in {"D", "D-userns"}
+        root = "copy" if bare else _settle_steps(settings["steps"], settings["shift"])
         zygote = _fork_zygote(zygote_end, worker_end, settings)
         zygote_end.close()
-        _protect_proc()
+        if not bare:
+            _protect_proc()
         entry = importlib.import_module(settings["entry"])
         wire.send(worker_end, {"ready": True, "root": root})
     except Failed as failed:
@@ -53,7 +55,10 @@ def _settle_steps(steps: str | None, owner: int) -> str:
 
     with naming("memory"):
         filesystems.cover(place)
-    return "memory" if overlay.can_change(place, owner) else "copy"
+    if overlay.can_change(place, owner):
+        return "memory"
+    syscalls.umount(place)  # copies would fill the memory
+    return "copy"
 
 
 def _protect_proc() -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from imgbuild import inroot
@@ -40,7 +41,7 @@ def become(
         attach_root(root_fd)
     if spec["network"] == "none":
         with naming("network"):
-            _bring_up_loopback()
+            bring_up_loopback()
     filesystems.set_up(
         root_fd, own_network=spec["network"] == "none", own_proc=spec["proc"] == "own"
     )
@@ -53,10 +54,10 @@ def become(
     with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
         syscalls.sethostname(os.fsencode(spec["hostname"]))
     program = compiled_filter(spec)
-    _take_streams(fds, interactive=spec["interactive"])
+    take_streams(fds, interactive=spec["interactive"])
     with naming("pivot"):
         change_root(root_fd, pivot=spec["enter"] == "pivot_root")
-    _reset_process()
+    reset_process()
     with naming("workdir"):
         os.fchdir(cwd)
         if not os.getcwdb().startswith(b"/"):
@@ -64,9 +65,9 @@ def become(
     syscalls.landlock_scope()
     with naming("seccomp"):
         syscalls.install_filter(program)
-    _drop_privileges(spec)
+    drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
-    _execute(spec["argv"], dict(spec["env"]))
+    execute(spec["argv"], dict(spec["env"]))
 
 
 def compiled_filter(spec: wire.Message) -> bytes:
@@ -84,13 +85,13 @@ def attach_root(root_fd: int) -> None:
     os.close(top)
 
 
-def _bring_up_loopback() -> None:
+def bring_up_loopback() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         flags = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
         fcntl.ioctl(sock, 0x8914, flags)  # SIOCSIFFLAGS
 
 
-def _take_streams(fds: list[int], *, interactive: bool) -> None:
+def take_streams(fds: list[int], *, interactive: bool) -> None:
     """Make three descriptors the standard streams and let no other one through."""
     if not interactive:
         with naming("streams"):
@@ -100,6 +101,37 @@ def _take_streams(fds: list[int], *, interactive: bool) -> None:
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
     syscalls.close_on_exec_from(3)
+
+
+def end_with(control: socket.socket, command: Callable[[], NoReturn]) -> NoReturn:
+    """Become the command, or say why not."""
+    try:
+        command()
+    except Failed as failed:
+        wire.send(control, {"error": failed.to_json()})
+    except BaseException as problem:
+        text = f"{type(problem).__name__}: {problem}"
+        wire.send(control, {"error": Failed("step", text).to_json()})
+    finally:
+        os._exit(125)
+
+
+def map_ids(control: socket.socket) -> None:
+    """Have ids mapped into a user namespace that was just entered, and be its root."""
+    # By the number that /proc has for it: that of a namespace further out.
+    wire.send(control, {"map": int(os.readlink("/proc/self"))})
+    if wire.receive(control) is None:
+        os._exit(1)
+    become_root()
+
+
+def become_root() -> None:
+    """Take on the ids of a user namespace's root."""
+    with naming("setid"):
+        os.setresgid(0, 0, 0)
+        with contextlib.suppress(PermissionError):  # denied where only one id is mapped
+            os.setgroups([])
+        os.setresuid(0, 0, 0)
 
 
 def forget_import_paths() -> None:
@@ -127,7 +159,7 @@ def change_root(root_fd: int, *, pivot: bool) -> None:
     os.chdir("/")
 
 
-def _reset_process() -> None:
+def reset_process() -> None:
     """Undo what a process inherits and docker would not give."""
     os.setsid()
     os.umask(0o022)
@@ -144,7 +176,7 @@ def _reset_process() -> None:
         syscalls.call("keyctl", 1, 0, 0, 0, 0)  # KEYCTL_JOIN_SESSION_KEYRING: a new one
 
 
-def _drop_privileges(spec: wire.Message) -> None:
+def drop_privileges(spec: wire.Message) -> None:
     uid, gid, count = spec["uid"], spec["gid"], spec["count"]
     for name, number in (("user", uid), ("group", gid)):
         if not 0 <= number < count:
@@ -165,7 +197,7 @@ def _drop_privileges(spec: wire.Message) -> None:
             os.setresuid(uid, uid, uid)
 
 
-def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
     """Execute a program found as a shell would find it; end with a shell's status when not."""
     program = argv[0]
     candidates = [program]

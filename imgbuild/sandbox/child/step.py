@@ -12,11 +12,18 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable
 from typing import NoReturn
 
-from imgbuild.sandbox.child import overlay, syscalls, wire
-from imgbuild.sandbox.child.enter import attach_root, become, change_root, forget_import_paths
+from imgbuild.sandbox.child import chrooted, overlay, syscalls, wire
+from imgbuild.sandbox.child.enter import (
+    attach_root,
+    become,
+    become_root,
+    change_root,
+    end_with,
+    forget_import_paths,
+    map_ids,
+)
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make_proc, make_root
 from imgbuild.sandbox.child.stubs import Stubs
@@ -47,6 +54,8 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
 
 
 def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+    if spec["tier"] in {"D", "D-userns"}:
+        return (chrooted.try_out if "trial" in spec else chrooted.run)(zygote, control, spec, fds)
     syscalls.die_with_parent(zygote)
     if "trial" in spec:
         return _try_out(zygote, control, spec)
@@ -72,7 +81,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     pid = os.fork()
     if not pid:
         mounts = list(zip(sources, targets, strict=True))
-        _become(control, lambda: become(me, spec, root_fd, mounts, fds))
+        end_with(control, lambda: become(me, spec, root_fd, mounts, fds))
     wire.send(control, {"pid": pid})
     for fd in (*fds, *sources, me):
         os.close(fd)
@@ -98,7 +107,7 @@ def _try_out(zygote: int, control: socket.socket, spec: wire.Message) -> int:
         _enter_namespaces(zygote, control, own_network=False, nested=False)
     pid = os.fork()
     if not pid:
-        _become(control, lambda: _tell(control, nested=nested))
+        end_with(control, lambda: _tell(control, nested=nested))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -154,26 +163,7 @@ def _enter_namespaces(
     with naming("unshare"):
         syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if nested else 0))
     if nested:
-        # By the number that /proc has for it: that of a namespace further out.
-        wire.send(control, {"map": int(os.readlink("/proc/self"))})
-        if wire.receive(control) is None:
-            os._exit(1)
-    with naming("setid"):
-        os.setresgid(0, 0, 0)
-        with contextlib.suppress(PermissionError):  # denied where only one id is mapped
-            os.setgroups([])
-        os.setresuid(0, 0, 0)
+        map_ids(control)
+    else:
+        become_root()
     syscalls.die_with_parent(zygote)  # a change of ids disarms it
-
-
-def _become(control: socket.socket, command: Callable[[], NoReturn]) -> NoReturn:
-    """Become the command, or say why not."""
-    try:
-        command()
-    except Failed as failed:
-        wire.send(control, {"error": failed.to_json()})
-    except BaseException as problem:
-        text = f"{type(problem).__name__}: {problem}"
-        wire.send(control, {"error": Failed("step", text).to_json()})
-    finally:
-        os._exit(125)

@@ -71,7 +71,7 @@ class Stubs:
             now = _times(parent)
             with _tolerating():
                 _remove_empty(name, parent)
-            os.utime(parent, ns=before if now == after else now)
+            os.utime(parent, ns=before if now[1] == after[1] else now)
             os.close(parent)
 
 

@@ -19,10 +19,12 @@ _SHARED = {
     "close_range": 436,
     "mount_setattr": 442,
     "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
     "landlock_restrict_self": 446,
 }
 _NUMBERS = {
     "x86_64": {
+        "capget": 125,
         "capset": 126,
         "keyctl": 250,
         "mount": 165,
@@ -34,6 +36,7 @@ _NUMBERS = {
         "unshare": 272,
     },
     "aarch64": {
+        "capget": 90,
         "capset": 91,
         "keyctl": 219,
         "mount": 40,

@@ -50,7 +50,7 @@ class Zygote:
 
     def __init__(self, sock: socket.socket, settings: wire.Message) -> None:
         self._sock = sock
-        self._known = {name: settings[name] for name in ("shift", "count", "nested")}
+        self._known = {name: settings[name] for name in ("tier", "shift", "count", "nested")}
         self._runs: dict[int, _Run] = {}  # by pidfd
         self._controls: dict[int, _Run] = {}  # by the control socket's descriptor
         self._poll = select.poll()
