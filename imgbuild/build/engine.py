@@ -200,7 +200,7 @@ class _Engine:
     def _make_or_find(self, step: LayerStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
         match step:
             case RunStep():
-                inputs = {"ids": "single"} if self._inputs.rootfs.single_id else {}
+                inputs = {"ids": "recorded"} if self._inputs.rootfs.single_id else {}
                 document = self._key(step, progress, inputs)
                 return self._cached(progress) or self._make(
                     progress, document, lambda: self._run(step, progress)

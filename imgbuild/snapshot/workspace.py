@@ -46,6 +46,7 @@ class Workspace:
         self._place = place
         self._ownership = ownership
         self._keeper = keeper
+        self._maker = (0, 0)
 
     @property
     def rootfs(self) -> OverlayRoot:
@@ -55,6 +56,7 @@ class Workspace:
 
     def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
         """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
+        self._maker = (spec.uid, spec.gid)
         shared = self._place.parent
         files = (
             FileMount(str(shared / "hosts"), "/etc/hosts"),
@@ -96,6 +98,7 @@ class Workspace:
                     "ownership": self._ownership,
                     "clamp": clamp,
                     "settle": settle,
+                    "maker": self._maker,
                 },
                 (writer, lines.fileno()),
                 own=(writer,),

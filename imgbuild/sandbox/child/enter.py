@@ -14,7 +14,15 @@ import sys
 from typing import NoReturn
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import capabilities, filesystems, seccomp, syscalls, wire
+from imgbuild.sandbox.child import (
+    capabilities,
+    filesystems,
+    notify,
+    owners,
+    seccomp,
+    syscalls,
+    wire,
+)
 from imgbuild.sandbox.child.failure import Failed, naming
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -28,11 +36,12 @@ def become(
     root_fd: int,
     mounts: list[tuple[int, bytes]],
     fds: list[int],
+    channel: socket.socket | None,
 ) -> NoReturn:
     """Finish the root, enter it, give up privileges and execute the command.
 
     `parent` is a pidfd of the process to end with; `mounts` are detached mounts of files with
-    their targets in the root.
+    their targets in the root; `channel` leads to a supervisor where there is one.
     """
     syscalls.die_with(parent)
     with naming("mount"):
@@ -47,10 +56,10 @@ def become(
             filesystems.attach_file(mount, root_fd, target)
     with naming("workdir"):
         # Entered by this descriptor later: a path might lead through /proc/self/fd to this host.
-        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0))
+        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, tuple(spec["first"]))
     with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
         syscalls.sethostname(os.fsencode(spec["hostname"]))
-    program = compiled_filter(spec)
+    profile, supervision = compiled_filters(spec)
     _take_streams(fds, interactive=spec["interactive"])
     with naming("pivot"):
         _change_root(root_fd)
@@ -61,16 +70,27 @@ def become(
             raise Failed("workdir", "the working directory is outside the root")
     syscalls.landlock_scope()
     with naming("seccomp"):
-        syscalls.install_filter(program)
+        syscalls.install_filter(profile)
+    if channel is not None:
+        with naming("supervise"):
+            notify.hand_over(channel, supervision)
     _drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
     _execute(spec["argv"], dict(spec["env"]))
 
 
-def compiled_filter(spec: wire.Message) -> bytes:
-    """Give the seccomp filter of a spec; the zygote calls this first, so that it is cached."""
+def compiled_filters(spec: wire.Message) -> tuple[bytes, bytes]:
+    """Give the seccomp filters of a spec: the profile, and that of its supervisor if it has one.
+
+    The zygote calls this first, so that they are cached.
+    """
+    held = spec["capabilities"]
     try:
-        return seccomp.compile_filter(frozenset(spec["capabilities"]), syscalls.MACHINE)
+        profile = seccomp.compile_filter(frozenset(held), syscalls.MACHINE)
+        if not spec["supervised"]:
+            return profile, b""
+        wanted = owners.supervision(spec["uid"], held)
+        return profile, seccomp.compile_supervision(wanted, syscalls.MACHINE)
     except ValueError as problem:
         raise Failed("seccomp", str(problem)) from None
 
@@ -136,8 +156,8 @@ def _reset_process() -> None:
 
 def _drop_privileges(spec: wire.Message) -> None:
     uid, gid, count = spec["uid"], spec["gid"], spec["count"]
-    for name, number in (("user", uid), ("group", gid)):
-        if not 0 <= number < count:
+    for name, number, first in zip(("user", "group"), (uid, gid), spec["first"], strict=True):
+        if not first <= number < first + count:
             what = "1 id is" if count == 1 else f"{count} ids are"
             raise Failed("user", f"{name} {number} cannot be used: only {what} mapped here")
     keep = capabilities.numbers(spec["capabilities"])
@@ -153,6 +173,8 @@ def _drop_privileges(spec: wire.Message) -> None:
     if uid != 0:
         with naming("user"):
             os.setresuid(uid, uid, uid)
+        with naming("capabilities"):
+            capabilities.hold(set())  # still there when it was this user all the time
 
 
 def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:

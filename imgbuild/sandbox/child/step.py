@@ -15,10 +15,11 @@ import stat
 from collections.abc import Callable
 from typing import NoReturn
 
-from imgbuild.sandbox.child import overlay, syscalls, wire
+from imgbuild.sandbox.child import overlay, owners, syscalls, wire
 from imgbuild.sandbox.child.enter import become, forget_import_paths
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone
+from imgbuild.sandbox.child.notify import Supervisor
 from imgbuild.sandbox.child.stubs import Stubs
 
 _NAMESPACES = (
@@ -60,7 +61,8 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     with naming("bind"):
         attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
         sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
-    _enter_namespaces(zygote, control, own_network=spec["network"] == "none")
+    supervisor, ours, theirs = _supervisor(spec)
+    _enter_namespaces(zygote, control, spec)
     stubs = Stubs(root_fd)
     with naming("stub"):
         stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in lasting)])
@@ -69,14 +71,28 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     pid = os.fork()
     if not pid:
         mounts = list(zip(sources, targets, strict=True))
-        _become(control, lambda: become(me, spec, root_fd, mounts, fds))
+        ours.close()
+        channel = theirs if supervisor else None
+        _become(control, lambda: become(me, spec, root_fd, mounts, fds, channel))
+    theirs.close()
     wire.send(control, {"pid": pid})
     for fd in (*fds, *sources, me):
         os.close(fd)
+    if supervisor is not None:
+        supervisor.serve(ours, pid)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
         stubs.remove([*DIRECTORIES, *lasting])
     return status if status >= 0 else 128 - status
+
+
+def _supervisor(spec: wire.Message) -> tuple[Supervisor | None, socket.socket, socket.socket]:
+    """Make what answers the command's calls, where something has to; with a channel between both."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not spec["supervised"]:
+        return None, ours, theirs
+    recorder = owners.Owners(spec["uid"], spec["gid"], spec["groups"], spec["capabilities"])
+    return Supervisor(recorder.handlers()), ours, theirs
 
 
 def _mount_root(root: wire.Message) -> int:
@@ -91,18 +107,20 @@ def _give_pipe(fd: int, uid: int, gid: int) -> None:
             os.fchown(fd, uid, gid)
 
 
-def _enter_namespaces(zygote: int, control: socket.socket, *, own_network: bool) -> None:
+def _enter_namespaces(zygote: int, control: socket.socket, spec: wire.Message) -> None:
+    own_network = spec["network"] == "none"
     with naming("unshare"):
         syscalls.unshare(_NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0))
     # By the number that /proc has for it: that of a namespace further out.
     wire.send(control, {"map": int(os.readlink("/proc/self"))})
     if wire.receive(control) is None:
         os._exit(1)
+    uid, gid = spec["first"]
     with naming("setid"):
-        os.setresgid(0, 0, 0)
+        os.setresgid(gid, gid, gid)
         with contextlib.suppress(PermissionError):  # denied where only one id is mapped
             os.setgroups([])
-        os.setresuid(0, 0, 0)
+        os.setresuid(uid, uid, uid)
     syscalls.die_with_parent(zygote)  # a change of ids disarms it
 
 

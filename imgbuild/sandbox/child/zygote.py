@@ -19,9 +19,12 @@ from imgbuild.sandbox.child.failure import Failed
 class _Run:
     """One command on its way."""
 
-    def __init__(self, request: int, pid: int, control: socket.socket) -> None:
+    def __init__(
+        self, request: int, pid: int, control: socket.socket, first_ids: list[int]
+    ) -> None:
         self.request = request
         self.pid = pid
+        self.first_ids = first_ids
         self.pidfd = os.pidfd_open(pid)
         self.control = control
         self.first: int | None = None  # pid 1 of its namespaces, as seen from here
@@ -75,9 +78,12 @@ class Zygote:
         return True
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
-        spec |= {"shift": self._shift, "count": self._count}
+        # With one id it is the command's own: so it is who it should be, and owns all files.
+        alone = self._count == 1
+        first = [spec["uid"], spec["gid"]] if alone else [0, 0]
+        spec |= {"shift": self._shift, "count": self._count, "first": first, "supervised": alone}
         with contextlib.suppress(Failed):  # the step will say so
-            enter.compiled_filter(spec)
+            enter.compiled_filters(spec)
         me = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -89,7 +95,7 @@ class Zygote:
             finally:
                 os._exit(status)
         theirs.close()
-        run = _Run(request, pid, ours)
+        run = _Run(request, pid, ours, first)
         self._runs[run.pidfd] = run
         self._controls[ours.fileno()] = run
         self._poll.register(run.pidfd, select.POLLIN)
@@ -112,9 +118,9 @@ class Zygote:
     def _map(self, run: _Run, pid: int) -> None:
         """Write the id maps of a step's user namespace, as only its parent may."""
         try:
-            for name in ("uid_map", "gid_map"):
+            for name, first in zip(("uid_map", "gid_map"), run.first_ids, strict=True):
                 with open(f"/proc/{pid}/{name}", "w") as file:
-                    file.write(f"0 {self._shift} {self._count}")
+                    file.write(f"{first} {self._shift} {self._count}")
             wire.send(run.control, {"go": True})
         except OSError as problem:
             run.error = {"op": "map", "errno": problem.errno, "message": problem.strerror}
