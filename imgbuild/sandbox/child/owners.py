@@ -49,6 +49,7 @@ class Owners:
         self, uid: int, gid: int, groups: Collection[int], capabilities: Collection[str]
     ) -> None:
         self._uid = uid
+        self._gid = gid
         self._groups = {gid, *groups}
         self._may_all = uid == 0 and "chown" in capabilities
 
@@ -90,7 +91,7 @@ class Owners:
             kind = stat.S_IFMT(os.fstat(fd).st_mode)
             before = _read(path, kind)
             if not self._may_all:
-                self._check(before, uid, gid)
+                uid, gid = self._allowed(before, uid, gid)
             # What the kernel does itself: clear bits and capabilities, refuse what is read-only.
             os.chown(path, -1, -1)
             after = (before[0] if uid is None else uid, before[1] if gid is None else gid)
@@ -100,15 +101,19 @@ class Owners:
             os.close(fd)
         return 0
 
-    def _check(self, before: recorded.Halves, uid: int | None, gid: int | None) -> None:
-        """Refuse what the kernel refuses to those without CAP_CHOWN (chown(2))."""
-        # What has no owner yet was made by the command, or is root's: the kernel cannot tell.
+    def _allowed(
+        self, before: recorded.Halves, uid: int | None, gid: int | None
+    ) -> recorded.Halves:
+        """Refuse what those without CAP_CHOWN may not (chown(2)); give what is left to record."""
+        # What has no owner yet was made by the command, or is root's: the kernel cannot tell. So
+        # nothing is recorded that would be the owner of new things anyway.
         owner = self._uid if before[0] is None else before[0]
         keeps_user = uid is None or uid == owner
         keeps_group = gid is None or gid == before[1] or gid in self._groups
         changes_nothing = uid is None and gid is None
         if not (changes_nothing or (owner == self._uid and keeps_user and keeps_group)):
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return None, None if before[1] is None and gid == self._gid else gid
 
 
 def _id(call: Call, index: int, *, narrow: bool = False) -> int | None:
