@@ -55,13 +55,14 @@ class IdMap:
         """A name for the mapping: equal where unpacked files have equal owners on disk."""
         from hashlib import sha256
 
-        owners = repr((self.uid_map, self.gid_map, self.shift, self.count))
+        records = "with records" if self.kind == "single" else ""
+        owners = repr((self.uid_map, self.gid_map, self.shift, self.count)) + records
         return f"{self.kind}-{sha256(owners.encode()).hexdigest()[:12]}"
 
     def describe(self) -> str:
         """Say it in words."""
         if self.kind == "single":
-            return "one id: all files of a container are the user's"
+            return "one user id"
         inside = self.shift  # where container id 0 is
         ranges = (first + inside - at for at, first, n in self.uid_map if at <= inside < at + n)
         return f"{self.count} ids from {next(ranges)} on"

@@ -13,7 +13,7 @@ from typing import Final
 from imgbuild.errors import ImgbuildError, SandboxError
 from imgbuild.sandbox.choice import candidates, start
 from imgbuild.sandbox.session import Session
-from imgbuild.sandbox.spec import Network, OverlayRoot, SandboxSpec
+from imgbuild.sandbox.spec import DirectoryRoot, Network, OverlayRoot, Root, SandboxSpec
 from imgbuild.sandbox.tiers import Candidate, Tier
 
 _WORKER = "imgbuild.sandbox.child.trial"
@@ -79,15 +79,19 @@ def _try(candidate: Candidate, store_dir: Path) -> Tier:
 
 def _run_all(session: Session, place: Path, steps: Path) -> None:
     lower = str(place / "lower")
-    names = [f"{network}/{part}" for network in _NETWORKS for part in ("upper", "work")]
-    session.request(
-        "prepare",
-        {"lower": lower, "steps": str(steps), "owner": session.tier.idmap.shift, "names": names},
-    )
+    # Without a network namespace to give, a command has the host's network or does not start.
+    networks = _NETWORKS if session.tier.name != "D" else _NETWORKS[:1]
+    names = [f"{network}/{part}" for network in networks for part in ("upper", "work")]
+    owner = session.tier.idmap.shift
+    params = {"lower": lower, "steps": str(steps), "owner": owner, "names": names}
+    session.request("prepare", params)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        for network in _NETWORKS:
-            root = OverlayRoot((lower,), f"{steps}/{network}/upper", f"{steps}/{network}/work")
+        for network in networks:
+            root: Root = DirectoryRoot(lower)
+            if session.tier.root != "copy":
+                step = steps / network
+                root = OverlayRoot((lower,), str(step / "upper"), str(step / "work"))
             spec = SandboxSpec(("/none",), (), root, network=network)
             status = session.run(spec, null, null, null).wait()
             if status != _NOT_FOUND:

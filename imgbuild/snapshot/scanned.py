@@ -146,7 +146,7 @@ class ScanWalk(ChangeWalk):
             return
         at = self._levels[-1].fd
         target = os.readlink(name, dir_fd=at) if stat.S_ISLNK(status.st_mode) else b""
-        entry = self._entry(path, status, None, target)
+        entry = self._entry(path, status, (at, name), target)
         if known is not None and self._same_attributes(entry, known) and known.linkname == target:
             return
         self._emit_new(entry, status, None)

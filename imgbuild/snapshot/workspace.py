@@ -15,6 +15,8 @@ from imgbuild.layer.index import decode_entry
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.session import Running, Session
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
+from imgbuild.snapshot.attribution import APT_FOLDER
+from imgbuild.snapshot.lower import has_directory
 from imgbuild.snapshot.request import Request, widen
 
 _CHUNK = 1 << 20
@@ -47,15 +49,21 @@ class Workspace:
         self._place = place
         self._ownership = ownership
         self._keeper = keeper
+        self._maker = (0, 0)
 
     @property
     def rootfs(self) -> OverlayRoot:
         """The root as the sandbox mounts it, with something to mount on at the very bottom."""
-        skeleton = str(self._place.parent / "skeleton")
+        name = "skeleton-apt" if self._ownership["single"] and self._has_apt() else "skeleton"
+        skeleton = str(self._place.parent / name)
         return OverlayRoot((*self._lowers, skeleton), str(self._upper), str(self._place / "work"))
+
+    def _has_apt(self) -> bool:
+        return any(has_directory(lower, APT_FOLDER) for lower in self._lowers)
 
     def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
         """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
+        self._maker = (spec.uid, spec.gid)
         shared = self._place.parent
         files = (
             FileMount(str(shared / "hosts"), "/etc/hosts"),
@@ -92,7 +100,12 @@ class Workspace:
             self._asking() as (verb, params, fds),
         ):
             widen(reader)
-            params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
+            params |= {
+                "ownership": self._ownership,
+                "clamp": clamp,
+                "settle": settle,
+                "maker": self._maker,
+            }
             sent = (writer, lines.fileno(), *fds)
             request = Request(self._session, verb, params, sent, own=(writer,))
             try:

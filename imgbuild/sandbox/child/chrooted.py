@@ -170,7 +170,7 @@ def _enter_namespaces(control: socket.socket, spec: wire.Message, *, own_network
     with naming("unshare"):
         syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if spec["nested"] else 0))
     if spec["nested"]:
-        enter.map_ids(control)
+        enter.map_ids(control, spec["first"])
     else:
         enter.become_root()
 
@@ -186,7 +186,7 @@ def _become(parent: int, spec: wire.Message, root: int, cwd: int, fds: list[int]
     granted = capabilities.permitted()
     kept = [name for name in spec["capabilities"] if name not in _TOO_MUCH and name in granted]
     spec = {**spec, "capabilities": kept}
-    program = None if spec["insecure"] else enter.compiled_filter(spec)
+    program = None if spec["insecure"] else enter.compiled_filters(spec)[0]
     enter.take_streams(fds, interactive=spec["interactive"])
     enter.forget_import_paths()
     with naming("pivot"):

@@ -16,6 +16,7 @@ _SHARED = {
     "fsopen": 430,
     "fsconfig": 431,
     "fsmount": 432,
+    "pidfd_open": 434,
     "close_range": 436,
     "mount_setattr": 442,
     "landlock_create_ruleset": 444,
@@ -30,6 +31,8 @@ _NUMBERS = {
         "mount": 165,
         "pivot_root": 155,
         "prctl": 157,
+        "process_vm_readv": 310,
+        "process_vm_writev": 311,
         "seccomp": 317,
         "sethostname": 170,
         "umount2": 166,
@@ -42,6 +45,8 @@ _NUMBERS = {
         "mount": 40,
         "pivot_root": 41,
         "prctl": 167,
+        "process_vm_readv": 270,
+        "process_vm_writev": 271,
         "seccomp": 277,
         "sethostname": 161,
         "umount2": 39,
@@ -218,8 +223,8 @@ def landlock_scope() -> bool:
     return True
 
 
-def install_filter(program: bytes) -> None:
+def install_filter(program: bytes, flags: int = 0) -> int:
     """Install a seccomp filter given as packed `struct sock_filter`s."""
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
-    call("seccomp", 1, 0, header)  # SECCOMP_SET_MODE_FILTER
+    return call("seccomp", 1, flags, header)  # SECCOMP_SET_MODE_FILTER

@@ -21,9 +21,12 @@ _TRIAL = 0  # no session gives a command this number
 class _Run:
     """One command on its way."""
 
-    def __init__(self, request: int, pid: int, control: socket.socket) -> None:
+    def __init__(
+        self, request: int, pid: int, control: socket.socket, first_ids: list[int]
+    ) -> None:
         self.request = request
         self.pid = pid
+        self.first_ids = first_ids
         self.pidfd = os.pidfd_open(pid)
         self.control = control
         self.first: int | None = None  # pid 1 of its namespaces, as seen from here
@@ -57,7 +60,7 @@ class Zygote:
 
     def serve(self) -> None:
         self._poll.register(self._sock, select.POLLIN)
-        self._fork(_TRIAL, {"trial": True}, [])
+        self._fork(_TRIAL, {"trial": True, "network": "host", "first": [0, 0]}, [])
         while True:
             for fd, _ in self._poll.poll():
                 if fd in self._controls:
@@ -84,8 +87,13 @@ class Zygote:
         return True
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
+        known = self._known
+        # With one id it is the command's own: so it is who it should be, and owns all files.
+        alone = known["count"] == 1 and known["nested"]
+        spec["first"] = [spec["uid"], spec["gid"]] if alone else [0, 0]
+        spec["supervised"] = known["tier"] == "C"
         with contextlib.suppress(Failed):  # the step will say so
-            enter.compiled_filter(spec)
+            enter.compiled_filters(spec)
         self._fork(request, spec, fds)
 
     def _fork(self, request: int, spec: wire.Message, fds: list[int]) -> None:
@@ -101,7 +109,7 @@ class Zygote:
             finally:
                 os._exit(status)
         theirs.close()
-        run = _Run(request, pid, ours)
+        run = _Run(request, pid, ours, spec["first"])
         self._runs[run.pidfd] = run
         self._controls[ours.fileno()] = run
         self._poll.register(run.pidfd, select.POLLIN)
@@ -126,9 +134,9 @@ class Zygote:
     def _map(self, run: _Run, pid: int) -> None:
         """Write the id maps of a step's user namespace, as only its parent may."""
         try:
-            for name in ("uid_map", "gid_map"):
+            for name, first in zip(("uid_map", "gid_map"), run.first_ids, strict=True):
                 with open(f"/proc/{pid}/{name}", "w") as file:
-                    file.write("0 {shift} {count}".format(**self._known))
+                    file.write(f"{first} {self._known['shift']} {self._known['count']}")
             wire.send(run.control, {"go": True})
         except OSError as problem:
             run.error = {"op": "map", "errno": problem.errno, "message": problem.strerror}
