@@ -395,4 +395,4 @@ class _Engine:
 
 def _ids(*, single: bool) -> dict[str, str]:
     """Give what the ids of a host add to the key of a RUN."""
-    return {"ids": "single"} if single else {}
+    return {"ids": "recorded"} if single else {}

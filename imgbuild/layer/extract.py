@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import assert_never
 
+from imgbuild import recorded
 from imgbuild.errors import DiskFullError, ImageError, StoreError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.lowers import Found, Lowers
@@ -94,9 +95,7 @@ class _Extraction:
             case "fifo":
                 self._make_special(entry, lambda at, name: os.mkfifo(name, 0o600, dir_fd=at))
             case "char" | "block":
-                # A user namespace may not make them, and nothing needs them: /dev is mounted.
-                self._tree.discard(entry.path)
-                self.notes.append(f"device node {_shown(entry.path)} was not created")
+                self._add_device(entry)
             case "whiteout":
                 self._tree.hide(entry.path)
             case "opaque":
@@ -144,11 +143,28 @@ class _Extraction:
         self._tree.note_file(fd)
         return fd
 
+    def _add_device(self, entry: Entry) -> None:
+        """Make what stands for a device node, or nothing.
+
+        A user namespace may not make them, and nothing needs them: /dev is mounted.
+        """
+        value = recorded.device_value(entry.type, *(entry.rdev or (0, 0)))
+        if not self._ownership.single or recorded.parse_device(value) is None:
+            self._tree.discard(entry.path)
+            self.notes.append(f"device node {_shown(entry.path)} was not created")
+            return
+        fd = self._create(entry.path)
+        try:
+            os.setxattr(fd, recorded.DEVICE, value)
+            self._ownership.apply(fd, Status.of(entry), self._note)
+        finally:
+            os.close(fd)
+
     def _make_special(self, entry: Entry, make: Callable[[int, bytes], object]) -> None:
         self._replace(entry.path, make)
         at, name = self._tree.parent(entry.path)
         is_link = entry.type == "symlink"
-        self._ownership.apply_at(at, name, Status.of(entry), symlink=is_link)
+        self._ownership.apply_at(at, name, Status.of(entry), self._note, symlink=is_link)
 
     def _add_hardlink(self, entry: Entry) -> None:
         if entry.path == entry.linkname:

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from imgbuild import recorded
 from imgbuild.layer import xattrs
 from imgbuild.layer.entry import ImagePath
 from imgbuild.layer.marks import is_whiteout
@@ -41,7 +42,7 @@ class Found:
             os.fchown(to, status.st_uid, status.st_gid)
         os.fchmod(to, stat.S_IMODE(status.st_mode))
         for name in os.listxattr(source):
-            if xattrs.keep(name) or name == xattrs.OWNER:
+            if xattrs.keep(name) or name in {recorded.OWNER, recorded.DEVICE}:
                 os.setxattr(to, name, os.getxattr(source, name))
         os.utime(to, ns=(status.st_mtime_ns, status.st_mtime_ns))
 

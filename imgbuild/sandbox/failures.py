@@ -31,6 +31,10 @@ SUBIDS = (
     "Give this user ids of its own: usermod --add-subuids 100000-165535 --add-subgids "
     "100000-165535 USER, and install newuidmap (package uidmap). Then build again."
 )
+_SUPERVISION = (
+    "kernel.yama.ptrace_scope must not be 3, and this must not run inside another supervised "
+    f"sandbox. With more than one user id nothing has to be supervised. {SUBIDS}"
+)
 _KERNEL = "imgbuild needs Linux 5.12 or later with overlayfs in user namespaces."
 
 
@@ -61,6 +65,7 @@ _MEANINGS = {
         "the system call filter cannot be installed",
         "imgbuild has filters for x86_64 and aarch64; the kernel needs CONFIG_SECCOMP_FILTER.",
     ),
+    "supervise": ("the command's changes of owners cannot be supervised", _SUPERVISION),
     "user": ("the user of the command cannot be taken on", SUBIDS),
     "capabilities": ("the capabilities of the command cannot be set", IN_CONTAINERS),
     "nested": ("this host does not allow a user namespace for each step", _USER_NAMESPACES),

@@ -55,7 +55,8 @@ class IdMap:
         """A name for the mapping: equal where unpacked files have equal owners on disk."""
         from hashlib import sha256
 
-        owners = repr((self.uid_map, self.gid_map, self.shift, self.count))
+        records = "with records" if self.kind == "single" else ""
+        owners = repr((self.uid_map, self.gid_map, self.shift, self.count)) + records
         return f"{self.kind}-{sha256(owners.encode()).hexdigest()[:12]}"
 
     def describe(self) -> str:

@@ -129,6 +129,7 @@ def changes(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
             Ownership(**params["ownership"]),
             clamp=params["clamp"],
             settle=params["settle"],
+            maker=tuple(params["maker"]),
         )
         walk.run(upper, lowers)
         writer.finish()

@@ -47,6 +47,7 @@ class Workspace:
         self._place = place
         self._ownership = ownership
         self._keeper = keeper
+        self._maker = (0, 0)
 
     @property
     def rootfs(self) -> OverlayRoot:
@@ -56,6 +57,7 @@ class Workspace:
 
     def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
         """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
+        self._maker = (spec.uid, spec.gid)
         shared = self._place.parent
         files = (
             FileMount(str(shared / "hosts"), "/etc/hosts"),
@@ -93,6 +95,7 @@ class Workspace:
         ):
             widen(reader)
             params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
+            params["maker"] = self._maker
             sent = (writer, lines.fileno(), *fds)
             request = Request(self._session, verb, params, sent, own=(writer,))
             try:

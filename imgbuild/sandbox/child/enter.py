@@ -15,7 +15,15 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import capabilities, filesystems, seccomp, syscalls, wire
+from imgbuild.sandbox.child import (
+    capabilities,
+    filesystems,
+    notify,
+    owners,
+    seccomp,
+    syscalls,
+    wire,
+)
 from imgbuild.sandbox.child.failure import Failed, naming
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -29,11 +37,12 @@ def become(
     root_fd: int,
     mounts: list[tuple[int, bytes]],
     fds: list[int],
+    channel: socket.socket | None,
 ) -> NoReturn:
     """Finish the root, enter it, give up privileges and execute the command.
 
     `parent` is a pidfd of the process to end with; `mounts` are detached mounts of files with
-    their targets in the root.
+    their targets in the root; `channel` leads to a supervisor where there is one.
     """
     syscalls.die_with(parent)
     with naming("mount"):
@@ -50,10 +59,10 @@ def become(
             filesystems.attach_file(mount, root_fd, target)
     with naming("workdir"):
         # Entered by this descriptor later: a path might lead through /proc/self/fd to this host.
-        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0))
+        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, tuple(spec["first"]))
     with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
         syscalls.sethostname(os.fsencode(spec["hostname"]))
-    program = compiled_filter(spec)
+    profile, supervision = compiled_filters(spec)
     take_streams(fds, interactive=spec["interactive"])
     with naming("pivot"):
         change_root(root_fd, pivot=spec["enter"] == "pivot_root")
@@ -64,16 +73,27 @@ def become(
             raise Failed("workdir", "the working directory is outside the root")
     syscalls.landlock_scope()
     with naming("seccomp"):
-        syscalls.install_filter(program)
+        syscalls.install_filter(profile)
+    if channel is not None:
+        with naming("supervise"):
+            notify.hand_over(channel, supervision)
     drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
     execute(spec["argv"], dict(spec["env"]))
 
 
-def compiled_filter(spec: wire.Message) -> bytes:
-    """Give the seccomp filter of a spec; the zygote calls this first, so that it is cached."""
+def compiled_filters(spec: wire.Message) -> tuple[bytes, bytes]:
+    """Give the seccomp filters of a spec: the profile, and that of its supervisor if it has one.
+
+    The zygote calls this first, so that they are cached.
+    """
+    held = spec["capabilities"]
     try:
-        return seccomp.compile_filter(frozenset(spec["capabilities"]), syscalls.MACHINE)
+        profile = seccomp.compile_filter(frozenset(held), syscalls.MACHINE)
+        if not spec["supervised"]:
+            return profile, b""
+        wanted = owners.supervision(spec["uid"], held)
+        return profile, seccomp.compile_supervision(wanted, syscalls.MACHINE)
     except ValueError as problem:
         raise Failed("seccomp", str(problem)) from None
 
@@ -116,22 +136,23 @@ def end_with(control: socket.socket, command: Callable[[], NoReturn]) -> NoRetur
         os._exit(125)
 
 
-def map_ids(control: socket.socket) -> None:
-    """Have ids mapped into a user namespace that was just entered, and be its root."""
+def map_ids(control: socket.socket, first: tuple[int, int]) -> None:
+    """Have ids mapped into a user namespace that was just entered, and be its first user."""
     # By the number that /proc has for it: that of a namespace further out.
     wire.send(control, {"map": int(os.readlink("/proc/self"))})
     if wire.receive(control) is None:
         os._exit(1)
-    become_root()
+    take_ids(first)
 
 
-def become_root() -> None:
-    """Take on the ids of a user namespace's root."""
+def take_ids(ids: tuple[int, int]) -> None:
+    """Take on a user and a group id, and no other groups."""
+    uid, gid = ids
     with naming("setid"):
-        os.setresgid(0, 0, 0)
+        os.setresgid(gid, gid, gid)
         with contextlib.suppress(PermissionError):  # denied where only one id is mapped
             os.setgroups([])
-        os.setresuid(0, 0, 0)
+        os.setresuid(uid, uid, uid)
 
 
 def forget_import_paths() -> None:
@@ -178,8 +199,8 @@ def reset_process() -> None:
 
 def drop_privileges(spec: wire.Message) -> None:
     uid, gid, count = spec["uid"], spec["gid"], spec["count"]
-    for name, number in (("user", uid), ("group", gid)):
-        if not 0 <= number < count:
+    for name, number, first in zip(("user", "group"), (uid, gid), spec["first"], strict=True):
+        if not first <= number < first + count:
             what = "1 id is" if count == 1 else f"{count} ids are"
             raise Failed("user", f"{name} {number} cannot be used: only {what} mapped here")
     keep = capabilities.numbers(spec["capabilities"])
@@ -195,6 +216,8 @@ def drop_privileges(spec: wire.Message) -> None:
     if uid != 0:
         with naming("user"):
             os.setresuid(uid, uid, uid)
+        with naming("capabilities"):
+            capabilities.hold(set())  # still there when it was this user all the time
 
 
 def execute(argv: list[str], env: dict[str, str]) -> NoReturn:

@@ -14,18 +14,19 @@ import socket
 import stat
 from typing import NoReturn
 
-from imgbuild.sandbox.child import chrooted, overlay, syscalls, wire
+from imgbuild.sandbox.child import chrooted, overlay, owners, syscalls, wire
 from imgbuild.sandbox.child.enter import (
     attach_root,
     become,
-    become_root,
     change_root,
     end_with,
     forget_import_paths,
     map_ids,
+    take_ids,
 )
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make_proc, make_root
+from imgbuild.sandbox.child.notify import Supervisor
 from imgbuild.sandbox.child.stubs import Stubs
 
 _NAMESPACES = (
@@ -72,7 +73,8 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     with naming("bind"):
         attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
         sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
-    _enter_namespaces(zygote, control, own_network=spec["network"] == "none", nested=spec["nested"])
+    supervisor, ours, theirs = _supervisor(spec)
+    _enter_namespaces(zygote, control, spec, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
         stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in lasting)])
@@ -81,12 +83,17 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     pid = os.fork()
     if not pid:
         mounts = list(zip(sources, targets, strict=True))
-        end_with(control, lambda: become(me, spec, root_fd, mounts, fds))
+        ours.close()
+        channel = theirs if supervisor else None
+        end_with(control, lambda: become(me, spec, root_fd, mounts, fds, channel))
+    theirs.close()
     wire.send(control, {"pid": pid})
     for fd in (*fds, *sources, me):
         os.close(fd)
     if spec["enter"] == "move":
         _follow(root_fd)
+    if supervisor is not None:
+        supervisor.serve(ours, pid)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
         stubs.remove([*DIRECTORIES, *lasting])
@@ -95,19 +102,18 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
 
 def _try_out(zygote: int, control: socket.socket, spec: wire.Message) -> int:
     """Find out how steps can be run here, by what they do; tell it over `control`."""
-    nested = spec["nested"]
     try:
-        _enter_namespaces(zygote, control, own_network=False, nested=nested)
+        _enter_namespaces(zygote, control, spec, own_network=False)
     except Failed as failed:
-        if not nested or failed.operation != "unshare":
+        if not spec["nested"] or failed.operation != "unshare":
             raise
         if spec["shift"]:  # root of the container would be another's root here
             raise Failed("nested", failed.message, failed.code) from None
-        nested = False
-        _enter_namespaces(zygote, control, own_network=False, nested=False)
+        spec["nested"] = False
+        _enter_namespaces(zygote, control, spec, own_network=False)
     pid = os.fork()
     if not pid:
-        end_with(control, lambda: _tell(control, nested=nested))
+        end_with(control, lambda: _tell(control, nested=spec["nested"]))
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
@@ -142,6 +148,15 @@ def _follow(root_fd: int) -> None:
     os.chroot(".")
 
 
+def _supervisor(spec: wire.Message) -> tuple[Supervisor | None, socket.socket, socket.socket]:
+    """Make what answers the command's calls, where something has to; with a channel between both."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not spec["supervised"]:
+        return None, ours, theirs
+    recorder = owners.Owners(spec["uid"], spec["gid"], spec["groups"], spec["capabilities"])
+    return Supervisor(recorder.handlers()), ours, theirs
+
+
 def _mount_root(root: wire.Message) -> int:
     if root["kind"] == "directory":
         return clone(os.fsencode(root["path"]), syscalls.NODEV)
@@ -157,13 +172,14 @@ def _give_pipe(fd: int, uid: int, gid: int) -> None:
 
 
 def _enter_namespaces(
-    zygote: int, control: socket.socket, *, own_network: bool, nested: bool
+    zygote: int, control: socket.socket, spec: wire.Message, *, own_network: bool
 ) -> None:
+    nested = spec["nested"]
     flags = _NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0)
     with naming("unshare"):
         syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if nested else 0))
     if nested:
-        map_ids(control)
+        map_ids(control, spec["first"])
     else:
-        become_root()
+        take_ids(spec["first"])
     syscalls.die_with_parent(zygote)  # a change of ids disarms it

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Sequence
 
 # The whole way to a command is imported here, once.
 from imgbuild.sandbox.child import enter, step, wire
@@ -21,9 +22,12 @@ _TRIAL = 0  # no session gives a command this number
 class _Run:
     """One command on its way."""
 
-    def __init__(self, request: int, pid: int, control: socket.socket) -> None:
+    def __init__(
+        self, request: int, pid: int, control: socket.socket, first_ids: Sequence[int]
+    ) -> None:
         self.request = request
         self.pid = pid
+        self.first_ids = first_ids
         self.pidfd = os.pidfd_open(pid)
         self.control = control
         self.first: int | None = None  # pid 1 of its namespaces, as seen from here
@@ -84,12 +88,19 @@ class Zygote:
         return True
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
-        with contextlib.suppress(Failed):  # the step will say so
-            enter.compiled_filter(spec)
-        self._fork(request, spec, fds)
+        alone = self._known["count"] == 1
+        # With one id it is the command's own: so it is who it should be, and owns all files.
+        first = [spec["uid"], spec["gid"]] if alone else [0, 0]
+        self._fork(request, spec, fds, first)
 
-    def _fork(self, request: int, spec: wire.Message, fds: list[int]) -> None:
+    def _fork(
+        self, request: int, spec: wire.Message, fds: list[int], first: Sequence[int] = (0, 0)
+    ) -> None:
         spec |= self._known
+        spec |= {"first": first, "supervised": self._known["count"] == 1}
+        if "argv" in spec:
+            with contextlib.suppress(Failed):  # the step will say so
+                enter.compiled_filters(spec)
         me = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -101,7 +112,7 @@ class Zygote:
             finally:
                 os._exit(status)
         theirs.close()
-        run = _Run(request, pid, ours)
+        run = _Run(request, pid, ours, first)
         self._runs[run.pidfd] = run
         self._controls[ours.fileno()] = run
         self._poll.register(run.pidfd, select.POLLIN)
@@ -126,9 +137,9 @@ class Zygote:
     def _map(self, run: _Run, pid: int) -> None:
         """Write the id maps of a step's user namespace, as only its parent may."""
         try:
-            for name in ("uid_map", "gid_map"):
+            for name, first in zip(("uid_map", "gid_map"), run.first_ids, strict=True):
                 with open(f"/proc/{pid}/{name}", "w") as file:
-                    file.write("0 {shift} {count}".format(**self._known))
+                    file.write(f"{first} {self._known['shift']} {self._known['count']}")
             wire.send(run.control, {"go": True})
         except OSError as problem:
             run.error = {"op": "map", "errno": problem.errno, "message": problem.strerror}
