@@ -47,6 +47,8 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     """Run a spec as `step.main` does, in a root that is a directory."""
     _refuse_impossible(spec)
     syscalls.prctl(_SUBREAPER, 1)
+    for fd in fds[1:]:
+        enter.give_pipe(fd, spec["shift"] + spec["uid"], spec["shift"] + spec["gid"])
     path = os.fsencode(spec["root"]["path"])
     root = os.open(path, _DIRECTORY)
     aside = _open_aside(path + b".aside")

@@ -57,7 +57,12 @@ class Ids(NamedTuple):
         """Give the owner of a file as the command sees it."""
         ids = zip((found.st_uid, found.st_gid), self.first, strict=True)
         uid, gid = (
-            known - self.shift + first if 0 <= known - self.shift < self.number else _STRANGER
+            # One that is not mapped here is nobody's inside as well.
+            _STRANGER
+            if known == _STRANGER
+            else known - self.shift + first
+            if 0 <= known - self.shift < self.number
+            else _STRANGER
             for known, first in ids
         )
         return uid, gid

@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 import sys
 from collections.abc import Callable
@@ -153,6 +154,13 @@ def take_ids(ids: tuple[int, int]) -> None:
         with contextlib.suppress(PermissionError):  # denied where only one id is mapped
             os.setgroups([])
         os.setresuid(uid, uid, uid)
+
+
+def give_pipe(fd: int, uid: int, gid: int) -> None:
+    """Let the command open its own /dev/stdout, which is this pipe (runc does the same)."""
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError):
+            os.fchown(fd, uid, gid)
 
 
 def forget_import_paths() -> None:

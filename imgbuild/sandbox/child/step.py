@@ -8,10 +8,8 @@ The inner user namespace maps container ids to ids that own nothing else on this
 root in the container is not the user who builds.
 """
 
-import contextlib
 import os
 import socket
-import stat
 from typing import NoReturn
 
 from imgbuild.sandbox.child import chrooted, overlay, owners, syscalls, wire
@@ -21,6 +19,7 @@ from imgbuild.sandbox.child.enter import (
     change_root,
     end_with,
     forget_import_paths,
+    give_pipe,
     map_ids,
     take_ids,
 )
@@ -64,7 +63,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
         raise Failed("isolation", "steps share /proc and a user namespace with the build")
     shift = spec["shift"]
     for fd in fds[1:]:
-        _give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
+        give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
     with naming("overlay"):
         root_fd = _mount_root(spec["root"])
     targets = [os.fsencode(mount["target"]).strip(b"/") for mount in spec["mounts"]]
@@ -162,13 +161,6 @@ def _mount_root(root: wire.Message) -> int:
         return clone(os.fsencode(root["path"]), syscalls.NODEV)
     lowers = [os.fsencode(path) for path in root["lowers"]]
     return overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
-
-
-def _give_pipe(fd: int, uid: int, gid: int) -> None:
-    """Let the command open its own /dev/stdout, which is this pipe (runc does the same)."""
-    if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        with contextlib.suppress(OSError):
-            os.fchown(fd, uid, gid)
 
 
 def _enter_namespaces(
