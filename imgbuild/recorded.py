@@ -7,6 +7,9 @@ symlink, FIFO      security.capability   four words    -
 Attributes of `user.` exist on files and directories alone (xattr(7)). One of capabilities can be
 set on the others too, where it means nothing to the kernel; like every attribute it survives
 renames, further links and copying to an upper layer. An owner's half that nobody set is left open: "33:".
+
+A command sees 0:0 on every file. So 0 may be what a program read from the file that it is about to
+replace, as `sed -i` and `useradd` do; such an owner is guessed, "0:0:?", until the file gets its name.
 """
 
 import struct
@@ -21,19 +24,26 @@ Half = int | None
 Halves = tuple[Half, Half]  # uid, gid
 OPEN: Halves = (None, None)
 
+_GUESSED = b":?"
 _NO_ID = 0xFFFFFFFF
 _REVISION_2 = 0x02000000  # VFS_CAP_REVISION_2, linux/capability.h
 _SPECIAL = struct.Struct("<5I")
 
 
-def owner_value(owner: Halves) -> bytes:
+def owner_value(owner: Halves, *, guessed: bool = False) -> bytes:
     """Return the value of `OWNER`."""
-    return b":".join(b"" if half is None else b"%d" % half for half in owner)
+    value = b":".join(b"" if half is None else b"%d" % half for half in owner)
+    return value + _GUESSED if guessed else value
+
+
+def is_guessed(value: bytes) -> bool:
+    """Tell whether a 0 in a value of `OWNER` may be another file's owner."""
+    return value.endswith(_GUESSED)
 
 
 def parse_owner(value: bytes) -> Halves:
     """Read a value of `OWNER`, which a command may have set to anything."""
-    uid, colon, gid = value.partition(b":")
+    uid, colon, gid = value.removesuffix(_GUESSED).partition(b":")
     return (_parse_id(uid), _parse_id(gid)) if colon else OPEN
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from imgbuild.errors import ImgbuildError, SandboxError
 from imgbuild.sandbox.choice import candidates, start
 from imgbuild.sandbox.session import Session
-from imgbuild.sandbox.spec import Network, OverlayRoot, SandboxSpec
+from imgbuild.sandbox.spec import DirectoryRoot, Network, OverlayRoot, Root, SandboxSpec
 from imgbuild.sandbox.tiers import Candidate, Tier
 
 _WORKER = "imgbuild.sandbox.child.trial"
@@ -77,6 +77,12 @@ def _try(candidate: Candidate, store_dir: Path) -> Tier:
             return session.tier
 
 
+def _root(tier: Tier, lower: str, step: str) -> Root:
+    if tier.root == "copy":
+        return DirectoryRoot(f"{step}/upper")
+    return OverlayRoot((lower,), f"{step}/upper", f"{step}/work")
+
+
 def _run_all(session: Session, place: Path, steps: Path) -> None:
     lower = str(place / "lower")
     names = [f"{network}/{part}" for network in _NETWORKS for part in ("upper", "work")]
@@ -86,8 +92,8 @@ def _run_all(session: Session, place: Path, steps: Path) -> None:
     )
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        for network in _NETWORKS:
-            root = OverlayRoot((lower,), f"{steps}/{network}/upper", f"{steps}/{network}/work")
+        for network in _NETWORKS if session.tier.name != "D" else ("host",):
+            root = _root(session.tier, lower, f"{steps}/{network}")
             spec = SandboxSpec(("/none",), (), root, network=network)
             status = session.run(spec, null, null, null).wait()
             if status != _NOT_FOUND:

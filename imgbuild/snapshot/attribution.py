@@ -47,15 +47,17 @@ class Attribution:
     def owner(self, place: Place, found: Mapping[str, bytes], default: Ids) -> Ids:
         """Return an owner; `found` are the attributes, `default` is for what nobody recorded."""
         if isinstance(place, int):
-            halves = recorded.parse_owner(found.get(recorded.OWNER, b""))
+            value = found.get(recorded.OWNER, b"")
+            halves, final = recorded.parse_owner(value), not recorded.is_guessed(value)
             if xattrs.ORIGIN in found:  # root's of a lower layer, however it was changed
                 default = 0, 0
         else:
-            halves = special_owner(*place)
+            halves, final = special_owner(*place), True
         uid, gid = (
             known if half is None else half for half, known in zip(halves, default, strict=True)
         )
-        if self._settle and (uid, gid) != (halves[0] or 0, halves[1] or 0):
+        final = final and (uid, gid) == (halves[0] or 0, halves[1] or 0)
+        if self._settle and not final:
             _record(place, (uid, gid))
         return uid, gid
 

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from imgbuild import inroot
 from imgbuild.layer import marks, xattrs
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,6 +39,18 @@ def open_directory(name: bytes, at: int) -> int:
 def open_file(name: bytes, at: int) -> int:
     """Open without waiting for the other end of a FIFO that took the place of a file."""
     return os.open(name, _FILE, dir_fd=at)
+
+
+def has_directory(tree: str, path: bytes) -> bool:
+    """Tell whether a tree of one layer has a directory, by whatever links of its own."""
+    root = os.open(tree, _DIRECTORY)
+    try:
+        os.close(inroot.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    finally:
+        os.close(root)
+    return True
 
 
 class LowerDirectory:

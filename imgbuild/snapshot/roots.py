@@ -265,6 +265,7 @@ class Roots:
             "places": names,
             "owner": self._ownership["shift"],
             "shared": shared,
+            "single": self._ownership["single"],
         }
         session.request("prepare", params)
         return [top / name for name in reversed(names)]

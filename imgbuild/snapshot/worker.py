@@ -22,6 +22,7 @@ from imgbuild.layer.tarwrite import TarWriter
 from imgbuild.sandbox.child import overlay
 from imgbuild.sandbox.child.serve import Handler, serve
 from imgbuild.snapshot import scan
+from imgbuild.snapshot.attribution import APT_FOLDER, APT_NAME, APT_TEXT
 from imgbuild.snapshot.changes import STUB_DIRECTORIES, STUB_FILES, ChangeWalk
 from imgbuild.snapshot.remove import empty_directory, remove_tree
 from imgbuild.snapshot.scanned import Known, ScanWalk
@@ -40,6 +41,8 @@ def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
     owner = params["owner"]
     if params["shared"]:
         _make_skeleton(top + b"/skeleton", owner)
+        if params["single"]:
+            _make_apt_skeleton(top + b"/skeleton-apt", owner)
         _write(top + b"/hosts", _HOSTS, owner)
         _write(top + b"/resolv.conf", _name_servers(), owner)
     for name in params["places"]:
@@ -237,6 +240,16 @@ def _make_skeleton(top: bytes, owner: int) -> None:
         _make_directory(top + b"/" + name, owner)
     for name in STUB_FILES:
         _write(top + b"/" + name, b"", owner)
+
+
+def _make_apt_skeleton(top: bytes, owner: int) -> None:
+    """Make the same for images with apt, which cannot change its user where there is one id."""
+    _make_skeleton(top, owner)
+    path = top + b"/etc"
+    for name in APT_FOLDER.split(b"/")[1:]:
+        path += b"/" + name
+        _make_directory(path, owner)
+    _write(path + b"/" + APT_NAME, APT_TEXT, owner)
 
 
 def _make_directory(path: bytes, owner: int) -> None:

@@ -15,6 +15,8 @@ from imgbuild.layer.index import decode_entry
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.session import Running, Session
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
+from imgbuild.snapshot.attribution import APT_FOLDER
+from imgbuild.snapshot.lower import has_directory
 from imgbuild.snapshot.request import Request, widen
 
 _CHUNK = 1 << 20
@@ -52,19 +54,26 @@ class Workspace:
     @property
     def rootfs(self) -> OverlayRoot:
         """The root as the sandbox mounts it, with something to mount on at the very bottom."""
-        skeleton = str(self._place.parent / "skeleton")
+        name = "skeleton-apt" if self._ownership["single"] and self._has_apt() else "skeleton"
+        skeleton = str(self._place.parent / name)
         return OverlayRoot((*self._lowers, skeleton), str(self._upper), str(self._place / "work"))
+
+    def _has_apt(self) -> bool:
+        return any(has_directory(lower, APT_FOLDER) for lower in self._lowers)
 
     def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
         """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
         self._maker = (spec.uid, spec.gid)
+        spec = replace(spec, root=self.rootfs, mounts=(*self._files(), *spec.mounts))
+        return self._session.run(spec, stdin, stdout, stderr)
+
+    def _files(self) -> tuple[FileMount, ...]:
+        """Give the files of this machine that every command finds in its root."""
         shared = self._place.parent
-        files = (
+        return (
             FileMount(str(shared / "hosts"), "/etc/hosts"),
             FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
         )
-        spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
-        return self._session.run(spec, stdin, stdout, stderr)
 
     def add_script(self, text: str, target: str) -> FileMount:
         """Make an executable file of the container's root, for `run` to show at `target`."""
