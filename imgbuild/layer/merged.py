@@ -43,6 +43,8 @@ class MergedTree(Tree):
 
     def note_name(self, at: int, name: bytes) -> None:
         status = os.lstat(name, dir_fd=at)
+        if self.is_ours(status):  # a further name
+            return
         self._ours.add(status.st_ino)
         if status.st_gid != os.getegid():
             os.chown(name, -1, os.getegid(), dir_fd=at, follow_symlinks=False)
