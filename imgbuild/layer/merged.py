@@ -43,10 +43,9 @@ class MergedTree(Tree):
 
     def note_name(self, at: int, name: bytes) -> None:
         status = os.lstat(name, dir_fd=at)
-        if self.is_ours(status):  # a further name
-            return
         self._ours.add(status.st_ino)
-        if status.st_gid != os.getegid():
+        is_new = stat.S_ISDIR(status.st_mode) or status.st_nlink == 1  # no further name
+        if is_new and status.st_gid != os.getegid():
             os.chown(name, -1, os.getegid(), dir_fd=at, follow_symlinks=False)
 
     def is_ours(self, status: os.stat_result) -> bool:
