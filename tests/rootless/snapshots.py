@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from imgbuild import inroot
+from imgbuild import inroot, recorded
 from imgbuild.layer.entry import Entry
 from imgbuild.layer.tarread import scan
 from imgbuild.oci.descriptor import Descriptor, Layer
@@ -273,7 +273,10 @@ def _scan(params: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[in
                 found[path].append(os.readlink(name, dir_fd=directory))
             elif stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-                found[path].append({x: os.getxattr(fd, x).hex() for x in os.listxattr(fd)})
+                attributes = {x: os.getxattr(fd, x) for x in os.listxattr(fd)}
+                if recorded.parse_owner(attributes.get(recorded.OWNER, b"")) == (0, 0):
+                    del attributes[recorded.OWNER]  # says what is so without it
+                found[path].append({x: value.hex() for x, value in attributes.items()})
                 if stat.S_ISDIR(status.st_mode):
                     visit(fd, path + "/")
                 else:
