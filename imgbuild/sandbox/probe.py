@@ -77,6 +77,12 @@ def _try(candidate: Candidate, store_dir: Path) -> Tier:
             return session.tier
 
 
+def _root(tier: Tier, lower: str, step: str) -> Root:
+    if tier.root == "copy":
+        return DirectoryRoot(f"{step}/upper")
+    return OverlayRoot((lower,), f"{step}/upper", f"{step}/work")
+
+
 def _run_all(session: Session, place: Path, steps: Path) -> None:
     lower = str(place / "lower")
     # Without a network namespace to give, a command has the host's network or does not start.
@@ -88,10 +94,7 @@ def _run_all(session: Session, place: Path, steps: Path) -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         for network in networks:
-            root: Root = DirectoryRoot(lower)
-            if session.tier.root != "copy":
-                step = steps / network
-                root = OverlayRoot((lower,), str(step / "upper"), str(step / "work"))
+            root = _root(session.tier, lower, f"{steps}/{network}")
             spec = SandboxSpec(("/none",), (), root, network=network)
             status = session.run(spec, null, null, null).wait()
             if status != _NOT_FOUND:

@@ -16,7 +16,9 @@ from imgbuild.layer.index import encode_entry
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.session import Running, Session
-from imgbuild.sandbox.spec import DirectoryRoot, SandboxSpec
+from imgbuild.sandbox.spec import DirectoryRoot, FileMount, SandboxSpec
+from imgbuild.snapshot.attribution import APT_FOLDER, APT_NAME
+from imgbuild.snapshot.lower import has_directory
 from imgbuild.snapshot.request import Request
 from imgbuild.snapshot.scan import read_changes
 from imgbuild.snapshot.view import RootView
@@ -123,6 +125,13 @@ class CopiedWorkspace(Workspace):
     def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
         self._record()
         return super().run(spec, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    def _files(self) -> tuple[FileMount, ...]:
+        if not (self._ownership["single"] and has_directory(str(self._root), APT_FOLDER)):
+            return super()._files()
+        name = os.fsdecode(APT_FOLDER + b"/" + APT_NAME)
+        source = self._place.parent / "skeleton-apt" / name
+        return (*super()._files(), FileMount(str(source), f"/{name}"))
 
     def keep(self, diff_id: Digest) -> None:
         self._is_kept = True

@@ -25,7 +25,7 @@ _KINDS: tuple[Kind, ...] = ("new", "changed", "touched", "gone")
 
 _RECORD = struct.Struct("<QQqqqIIII")
 _LENGTH = struct.Struct("<H")
-_HEAD = struct.Struct("<BHQ")
+_HEAD = struct.Struct("<B?HQ")
 _COARSE = 5  # CLOCK_REALTIME_COARSE, which files get their times from
 
 
@@ -70,11 +70,12 @@ class State(NamedTuple):
 
 
 class Change(NamedTuple):
-    """`ino` is 0 for what has one name only."""
+    """`ino` is 0 for what has one name only; `fresh` tells that the command made it."""
 
     kind: Kind
     path: ImagePath
     ino: int = 0
+    fresh: bool = False
 
 
 Item = tuple[ImagePath, State]
@@ -133,7 +134,7 @@ def compare(before: Iterator[Item], after: Iterator[Item]) -> Iterator[Change]:
         new_key = sort_key(new[0]) if new else b"\xff\xff"
         if old is None or (new is not None and new_key < old_key):
             assert new is not None  # noqa: S101  the loop would have ended
-            yield _change("new", new)
+            yield _change("new", new, fresh=True)
             new = next(after, None)
         elif new is None or old_key < new_key:
             yield Change("gone", old[0])
@@ -153,12 +154,12 @@ def _difference(old: Item, new: Item) -> Change | None:
     if old[1] == new[1]:
         return None
     kind: Kind = "touched" if new[1].looks_like(old[1]) else "changed"
-    return _change(kind, new)
+    return _change(kind, new, fresh=old[1].ino != new[1].ino)
 
 
-def _change(kind: Kind, item: Item) -> Change:
+def _change(kind: Kind, item: Item, *, fresh: bool) -> Change:
     path, state = item
-    return Change(kind, path, state.ino if state.nlink > 1 else 0)
+    return Change(kind, path, state.ino if state.nlink > 1 else 0, fresh)
 
 
 def _past(path: ImagePath, items: Iterator[Item]) -> Item | None:
@@ -170,8 +171,8 @@ def _past(path: ImagePath, items: Iterator[Item]) -> Item | None:
 def write_changes(changes: Iterator[Change], out: BinaryIO) -> int:
     """Write changes; give how many of them are of the kind "touched"."""
     touched = 0
-    for kind, path, ino in changes:
-        out.write(_HEAD.pack(_KINDS.index(kind), len(path), ino) + path)
+    for kind, path, ino, fresh in changes:
+        out.write(_HEAD.pack(_KINDS.index(kind), fresh, len(path), ino) + path)
         touched += kind == "touched"
     out.flush()
     return touched
@@ -180,8 +181,8 @@ def write_changes(changes: Iterator[Change], out: BinaryIO) -> int:
 def read_changes(source: BinaryIO) -> Iterator[Change]:
     """Read what `write_changes` wrote."""
     while head := source.read(_HEAD.size):
-        kind, length, ino = _HEAD.unpack(head)
-        yield Change(_KINDS[kind], source.read(length), ino)
+        kind, fresh, length, ino = _HEAD.unpack(head)
+        yield Change(_KINDS[kind], source.read(length), ino, fresh)
 
 
 def _wait_for_a_tick() -> None:

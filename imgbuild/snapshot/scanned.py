@@ -15,6 +15,7 @@ from typing import BinaryIO
 from imgbuild.layer.entry import Entry, ImagePath, sort_key
 from imgbuild.layer.index import decode_entry
 from imgbuild.layer.inodes import InodeSet
+from imgbuild.snapshot.attribution import Ids, inherited_group, is_apt_stub
 from imgbuild.snapshot.changes import STUB_DIRECTORIES, ChangeWalk, Directory, check_name
 from imgbuild.snapshot.lower import LowerDirectory, open_directory, open_file
 from imgbuild.snapshot.scan import Change, read_changes
@@ -28,7 +29,9 @@ Expected = Callable[[ImagePath], Entry | None]
 class _Level(Directory):
     """A directory on the way to a change; `final` is the time that a layer would give it."""
 
-    def __init__(self, fd: int, path: ImagePath, entry: Entry | None, final: int) -> None:
+    def __init__(
+        self, fd: int, path: ImagePath, entry: Entry | None, final: int, group: int | None = None
+    ) -> None:
         self.fd = fd
         self.path = path
         self.prefix = path + b"/" if path else b""
@@ -36,6 +39,7 @@ class _Level(Directory):
         self.opaque = False
         self.entry = entry
         self.mtime = None
+        self.group = group
         self.items = iter(())
         self.final = final
 
@@ -73,12 +77,14 @@ class ScanWalk(ChangeWalk):
         for name in filter(None, parent[len(done.prefix) :].split(b"/")):
             self._descend(name)
 
-    def _descend(self, name: bytes) -> _Level:
+    def _descend(self, name: bytes, *, fresh: bool = False) -> _Level:
         above = self._levels[-1]
         fd = open_directory(name, above.fd)
         path = above.prefix + name
         status = os.fstat(fd)
-        level = _Level(fd, path, self._entry(path, status, fd), self._final(status))
+        entry = self._entry(path, status, fd, new=self._maker_of(fresh))
+        group = inherited_group(status, entry.gid)
+        level = _Level(fd, path, entry, self._final(status), group)
         self._levels.append(level)
         self._stack.append(level)
         return level
@@ -91,6 +97,10 @@ class ScanWalk(ChangeWalk):
             if self._settle and level.entry is None and level.path:
                 os.utime(level.fd, ns=(level.final, level.final))
             level.close()
+
+    def _maker_of(self, fresh: bool) -> Ids:
+        """Return the owner where the disk does not tell: what layers brought without one is root's."""
+        return self._new_owner(self._levels[-1]) if fresh else (0, 0)
 
     def _take(self, change: Change, linked: InodeSet, expected: Expected) -> None:
         name = change.path.rpartition(b"/")[2]
@@ -106,14 +116,14 @@ class ScanWalk(ChangeWalk):
         if stat.S_ISDIR(status.st_mode):
             self._take_directory(change, name, known)
         elif stat.S_ISREG(status.st_mode):
-            self._take_file(change.path, name, status, known)
+            self._take_file(change, name, status, known)
         elif stat.S_ISSOCK(status.st_mode) or _is_no_device(status):
             self._drop(change, name)
         else:
-            self._take_special(change.path, name, status, known)
+            self._take_special(change, name, status, known)
 
     def _take_directory(self, change: Change, name: bytes, known: Entry | None) -> None:
-        level = self._descend(name)
+        level = self._descend(name, fresh=change.fresh)
         entry = level.entry
         assert entry is not None  # noqa: S101  just made
         if change.kind == "touched" and (known is None or self._same_attributes(entry, known)):
@@ -124,29 +134,33 @@ class ScanWalk(ChangeWalk):
         self._flush()
 
     def _take_file(
-        self, path: ImagePath, name: bytes, status: os.stat_result, known: Entry | None
+        self, change: Change, name: bytes, status: os.stat_result, known: Entry | None
     ) -> None:
+        path, new = change.path, self._maker_of(change.fresh)
         if self._emit_link(path, status):
             return
         fd = open_file(name, self._levels[-1].fd)
         with open(fd, "rb", buffering=0) as content:
-            entry = self._entry(path, status, fd)
+            if self._attribution is not None and is_apt_stub(name, status, fd):
+                return
+            entry = self._entry(path, status, fd, new=new)
             if known is not None and self._same_attributes(entry, known):
-                if _digest(content) == known.digest:
+                if entry.type != "file" or _digest(content) == known.digest:
                     return
                 content.seek(0)
-            self._emit_new(entry, status, content)
+            self._emit_new(entry, status, content if entry.type == "file" else None)
             if self._settle and status.st_mtime_ns != self._final(status):
                 os.utime(fd, ns=(self._final(status),) * 2)
 
     def _take_special(
-        self, path: ImagePath, name: bytes, status: os.stat_result, known: Entry | None
+        self, change: Change, name: bytes, status: os.stat_result, known: Entry | None
     ) -> None:
+        path, new = change.path, self._maker_of(change.fresh)
         if self._emit_link(path, status):
             return
         at = self._levels[-1].fd
         target = os.readlink(name, dir_fd=at) if stat.S_ISLNK(status.st_mode) else b""
-        entry = self._entry(path, status, (at, name), target)
+        entry = self._entry(path, status, (at, name), target, new=new)
         if known is not None and self._same_attributes(entry, known) and known.linkname == target:
             return
         self._emit_new(entry, status, None)

@@ -64,13 +64,16 @@ class Workspace:
     def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
         """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
         self._maker = (spec.uid, spec.gid)
+        spec = replace(spec, root=self.rootfs, mounts=(*self._files(), *spec.mounts))
+        return self._session.run(spec, stdin, stdout, stderr)
+
+    def _files(self) -> tuple[FileMount, ...]:
+        """Give the files of this machine that every command finds in its root."""
         shared = self._place.parent
-        files = (
+        return (
             FileMount(str(shared / "hosts"), "/etc/hosts"),
             FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
         )
-        spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
-        return self._session.run(spec, stdin, stdout, stderr)
 
     def add_script(self, text: str, target: str) -> FileMount:
         """Make an executable file of the container's root, for `run` to show at `target`."""
@@ -100,12 +103,8 @@ class Workspace:
             self._asking() as (verb, params, fds),
         ):
             widen(reader)
-            params |= {
-                "ownership": self._ownership,
-                "clamp": clamp,
-                "settle": settle,
-                "maker": self._maker,
-            }
+            params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
+            params["maker"] = self._maker
             sent = (writer, lines.fileno(), *fds)
             request = Request(self._session, verb, params, sent, own=(writer,))
             try:

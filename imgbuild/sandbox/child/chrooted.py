@@ -11,14 +11,23 @@ answers what the command asks of /proc and /dev.
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import time
 from typing import NoReturn
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import capabilities, enter, landlock, syscalls, wire
+from imgbuild.sandbox.child import (
+    capabilities,
+    emulation,
+    enter,
+    landlock,
+    notify,
+    owners,
+    seccomp,
+    syscalls,
+    wire,
+)
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.placed import Places
 from imgbuild.sandbox.child.standins import StandIns
@@ -37,9 +46,9 @@ _PAUSE = 0.001  # seconds between looks at what still runs
 def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
     """Run a spec as `step.main` does, in a root that is a directory."""
     _refuse_impossible(spec)
-    alone = spec["tier"] == "D"
-    parent = os.pidfd_open(zygote)
     syscalls.prctl(_SUBREAPER, 1)
+    for fd in fds[1:]:
+        enter.give_pipe(fd, spec["shift"] + spec["uid"], spec["shift"] + spec["gid"])
     path = os.fsencode(spec["root"]["path"])
     root = os.open(path, _DIRECTORY)
     aside = _open_aside(path + b".aside")
@@ -49,9 +58,9 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     try:
         for mount in spec["mounts"]:
             places.put(mount)
-        return _run_placed(parent, control, spec, root, fds, alone=alone)
+        return _Step(zygote, control, spec, root, fds).run()
     finally:
-        if alone:
+        if spec["tier"] == "D":
             _end_descendants()
         places.take_away()
 
@@ -73,7 +82,7 @@ def _try_here(
         _enter_namespaces(control, spec, own_network=False)
     with naming("pivot"):
         _change_root(root)
-    _confine(root, spec)
+    _confine(root)
     wire.send(control, {"found": found})
     os._exit(0)
 
@@ -98,71 +107,121 @@ def _open_aside(path: bytes) -> int:
     return os.open(path, _DIRECTORY)
 
 
-def _run_placed(
-    parent: int,
-    control: socket.socket,
-    spec: wire.Message,
-    root: int,
-    fds: list[int],
-    *,
-    alone: bool,
-) -> int:
-    owner = spec["shift"]
-    with naming("workdir"):
-        # Entered by this descriptor later: a path might lead elsewhere by then.
-        ids = (owner, owner)
-        cwd = inroot.make_dirs(root, os.fsencode(spec["cwd"]).strip(b"/"), 0o755, ids)
-    me = os.pidfd_open(os.getpid())
-    first = os.fork()
-    if not first:
-        enter.end_with(control, lambda: _start(me, control, spec, root, cwd, fds, alone=alone))
-    if alone:
-        wire.send(control, {"pid": first})
-    for fd in (*fds, me, cwd):
-        os.close(fd)
-    status = _wait(first, parent)
-    return status if status >= 0 else 128 - status
+class _Step:
+    """A command on its way, when everything is in place."""
+
+    def __init__(
+        self, zygote: int, control: socket.socket, spec: wire.Message, root: int, fds: list[int]
+    ) -> None:
+        self._zygote = zygote
+        self._control = control
+        self._spec = spec
+        self._root = root
+        self._fds = fds
+        self._alone = spec["tier"] == "D"  # no process between this one and the command
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._told, self._telling = os.pipe()
+
+    def run(self) -> int:
+        spec, owner = self._spec, self._spec["shift"]
+        with naming("workdir"):
+            # Entered by this descriptor later: a path might lead elsewhere by then.
+            cwd = os.fsencode(spec["cwd"]).strip(b"/")
+            self._cwd = inroot.make_dirs(self._root, cwd, 0o755, (owner, owner))
+        supervisor = notify.Supervisor(self._handlers())
+        me = os.pidfd_open(os.getpid())
+        first = os.fork()
+        if not first:
+            self._ours.close()
+            enter.end_with(self._control, lambda: self._start(me))
+        _end_with_parent(self._zygote, first)
+        self._theirs.close()
+        for fd in (*self._fds, me, self._cwd, self._telling):
+            os.close(fd)
+        pid = first if self._alone else int(os.read(self._told, 20) or 0)
+        if pid:
+            wire.send(self._control, {"pid": pid})
+            supervisor.serve(self._ours, pid)
+        status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+        return status if status >= 0 else 128 - status
+
+    def _handlers(self) -> dict[str, notify.Handler]:
+        spec = self._spec
+        ids = emulation.Ids(spec["shift"], spec["count"], spec["first"])
+        handlers = emulation.Emulation(self._root, ids).handlers()
+        if spec["supervised"]:
+            recorder = owners.Owners(spec["uid"], spec["gid"], spec["groups"], spec["capabilities"])
+            handlers |= recorder.handlers()
+        return handlers
+
+    def _start(self, parent: int) -> NoReturn:
+        """Be the command, or in tier D-userns the process that starts it in its namespaces."""
+        spec = self._spec
+        syscalls.die_with(parent)
+        if self._alone:
+            self._become(parent)
+        _enter_namespaces(self._control, spec, own_network=spec["network"] == "none")
+        syscalls.die_with(parent)  # the change of ids disarmed it
+        me = os.pidfd_open(os.getpid())
+        pid = os.fork()
+        if not pid:
+            enter.end_with(self._control, lambda: self._become(me))
+        os.write(self._telling, b"%d" % pid)
+        self._theirs.close()
+        for fd in self._fds:
+            os.close(fd)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os._exit(status if status >= 0 else 128 - status)
+
+    def _become(self, parent: int) -> NoReturn:
+        syscalls.die_with(parent)
+        spec = self._spec
+        if spec["network"] == "none":
+            with naming("network"):
+                enter.bring_up_loopback()
+        if not self._alone:
+            with contextlib.suppress(OSError):
+                syscalls.sethostname(os.fsencode(spec["hostname"]))
+        granted = capabilities.permitted()
+        kept = [name for name in spec["capabilities"] if name not in _TOO_MUCH and name in granted]
+        spec = {**spec, "capabilities": kept}
+        profile, supervision = _filters(spec)
+        enter.take_streams(self._fds, interactive=spec["interactive"])
+        enter.forget_import_paths()
+        with naming("pivot"):
+            _change_root(self._root)
+        enter.reset_process()
+        with naming("workdir"):
+            os.fchdir(self._cwd)
+            if not os.getcwdb().startswith(b"/"):
+                raise Failed("workdir", "the working directory is outside the root")
+        _confine(self._root)
+        with naming("seccomp"):
+            if not spec["insecure"]:
+                syscalls.install_filter(profile)
+            notify.hand_over(self._theirs, supervision)
+        enter.drop_privileges(spec)
+        syscalls.die_with(parent)  # the change of ids disarmed it
+        enter.execute(spec["argv"], dict(spec["env"]))
 
 
-def _wait(pid: int, parent: int) -> int:
-    """Wait for the command; end it when the process that started all this is gone."""
-    handle = os.pidfd_open(pid)
-    poll = select.poll()
-    poll.register(handle, select.POLLIN)
-    poll.register(parent, select.POLLIN)
-    ready = {fd for fd, _ in poll.poll()}
-    if handle not in ready:
+def _filters(spec: wire.Message) -> tuple[bytes, bytes]:
+    wanted: dict[str, seccomp.Action] = dict(emulation.CALLS)
+    if spec["supervised"]:
+        wanted |= owners.supervision(spec["uid"], spec["capabilities"])
+    profile, _ = enter.compiled_filters({**spec, "supervised": False})
+    return profile, seccomp.compile_supervision(wanted, syscalls.MACHINE)
+
+
+def _end_with_parent(parent: int, first: int) -> None:
+    """End the command, and then this process, when the process that started this one is gone."""
+
+    def end(_number: int, _frame: object) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    os.close(handle)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            os.kill(first, signal.SIGKILL)
 
-
-def _start(
-    parent: int,
-    control: socket.socket,
-    spec: wire.Message,
-    root: int,
-    cwd: int,
-    fds: list[int],
-    *,
-    alone: bool,
-) -> NoReturn:
-    """Be the command, or in tier D-userns the process that starts it in its namespaces."""
-    syscalls.die_with(parent)
-    if alone:
-        _become(parent, spec, root, cwd, fds)
-    _enter_namespaces(control, spec, own_network=spec["network"] == "none")
-    syscalls.die_with(parent)  # the change of ids disarmed it
-    me = os.pidfd_open(os.getpid())
-    pid = os.fork()
-    if not pid:
-        enter.end_with(control, lambda: _become(me, spec, root, cwd, fds))
-    wire.send(control, {"pid": pid})
-    for fd in fds:
-        os.close(fd)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    os._exit(status if status >= 0 else 128 - status)
+    signal.signal(signal.SIGTERM, end)
+    syscalls.tell_of_parent(parent)
 
 
 def _enter_namespaces(control: socket.socket, spec: wire.Message, *, own_network: bool) -> None:
@@ -172,37 +231,7 @@ def _enter_namespaces(control: socket.socket, spec: wire.Message, *, own_network
     if spec["nested"]:
         enter.map_ids(control, spec["first"])
     else:
-        enter.become_root()
-
-
-def _become(parent: int, spec: wire.Message, root: int, cwd: int, fds: list[int]) -> NoReturn:
-    syscalls.die_with(parent)
-    if spec["network"] == "none":
-        with naming("network"):
-            enter.bring_up_loopback()
-    if spec["tier"] != "D":
-        with contextlib.suppress(OSError):
-            syscalls.sethostname(os.fsencode(spec["hostname"]))
-    granted = capabilities.permitted()
-    kept = [name for name in spec["capabilities"] if name not in _TOO_MUCH and name in granted]
-    spec = {**spec, "capabilities": kept}
-    program = None if spec["insecure"] else enter.compiled_filters(spec)[0]
-    enter.take_streams(fds, interactive=spec["interactive"])
-    enter.forget_import_paths()
-    with naming("pivot"):
-        _change_root(root)
-    enter.reset_process()
-    with naming("workdir"):
-        os.fchdir(cwd)
-        if not os.getcwdb().startswith(b"/"):
-            raise Failed("workdir", "the working directory is outside the root")
-    _confine(root, spec)
-    if program is not None:
-        with naming("seccomp"):
-            syscalls.install_filter(program)
-    enter.drop_privileges(spec)
-    syscalls.die_with(parent)  # the change of ids disarmed it
-    enter.execute(spec["argv"], dict(spec["env"]))
+        enter.take_ids(spec["first"])
 
 
 def _change_root(root: int) -> None:
@@ -211,7 +240,7 @@ def _change_root(root: int) -> None:
     os.chdir("/")
 
 
-def _confine(root: int, spec: wire.Message) -> None:
+def _confine(root: int) -> None:
     """Limit what files and processes the command can reach."""
     if "sys_admin" not in capabilities.permitted():
         # Neither Landlock nor a filter is to be had otherwise. Set-uid programs get no privileges

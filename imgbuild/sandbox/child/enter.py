@@ -9,9 +9,10 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from imgbuild import inroot
@@ -136,23 +137,30 @@ def end_with(control: socket.socket, command: Callable[[], NoReturn]) -> NoRetur
         os._exit(125)
 
 
-def map_ids(control: socket.socket, first: Sequence[int] = (0, 0)) -> None:
-    """Have ids mapped into a user namespace that was just entered, and be its `first` ones."""
+def map_ids(control: socket.socket, first: tuple[int, int]) -> None:
+    """Have ids mapped into a user namespace that was just entered, and be its first user."""
     # By the number that /proc has for it: that of a namespace further out.
     wire.send(control, {"map": int(os.readlink("/proc/self"))})
     if wire.receive(control) is None:
         os._exit(1)
-    become_root(first)
+    take_ids(first)
 
 
-def become_root(first: Sequence[int] = (0, 0)) -> None:
-    """Take on the ids of a user namespace's root, who is another user where only that one exists."""
-    uid, gid = first
+def take_ids(ids: tuple[int, int]) -> None:
+    """Take on a user and a group id, and no other groups."""
+    uid, gid = ids
     with naming("setid"):
         os.setresgid(gid, gid, gid)
         with contextlib.suppress(PermissionError):  # denied where only one id is mapped
             os.setgroups([])
         os.setresuid(uid, uid, uid)
+
+
+def give_pipe(fd: int, uid: int, gid: int) -> None:
+    """Let the command open its own /dev/stdout, which is this pipe (runc does the same)."""
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError):
+            os.fchown(fd, uid, gid)
 
 
 def forget_import_paths() -> None:

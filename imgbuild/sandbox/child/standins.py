@@ -26,6 +26,7 @@ _PROC = {
     b"proc/self/mounts": MOUNTS,
     b"proc/self/mountinfo": MOUNT_INFO,
 }
+_STREAMS = 3  # of which attributes may be asked for, which are not made up
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -48,6 +49,9 @@ class StandIns:
                 self._directory(name, 0o755)
         self._fill_dev()
         self._directory(b"proc/self", 0o555)
+        self._directory(b"proc/self/fd", 0o555)
+        for number in range(_STREAMS):
+            os.symlink(b"/dev/null", b"proc/self/fd/%d" % number, dir_fd=self._root)
         for path, content in _PROC.items():
             self._file(path, content, 0o444)
 

@@ -8,21 +8,20 @@ The inner user namespace maps container ids to ids that own nothing else on this
 root in the container is not the user who builds.
 """
 
-import contextlib
 import os
 import socket
-import stat
 from typing import NoReturn
 
 from imgbuild.sandbox.child import chrooted, overlay, owners, syscalls, wire
 from imgbuild.sandbox.child.enter import (
     attach_root,
     become,
-    become_root,
     change_root,
     end_with,
     forget_import_paths,
+    give_pipe,
     map_ids,
+    take_ids,
 )
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make_proc, make_root
@@ -64,7 +63,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
         raise Failed("isolation", "steps share /proc and a user namespace with the build")
     shift = spec["shift"]
     for fd in fds[1:]:
-        _give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
+        give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
     with naming("overlay"):
         root_fd = _mount_root(spec["root"])
     targets = [os.fsencode(mount["target"]).strip(b"/") for mount in spec["mounts"]]
@@ -74,7 +73,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
         attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
         sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
     supervisor, ours, theirs = _supervisor(spec)
-    _enter_namespaces(zygote, control, spec)
+    _enter_namespaces(zygote, control, spec, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
         stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in lasting)])
@@ -103,14 +102,14 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
 def _try_out(zygote: int, control: socket.socket, spec: wire.Message) -> int:
     """Find out how steps can be run here, by what they do; tell it over `control`."""
     try:
-        _enter_namespaces(zygote, control, spec)
+        _enter_namespaces(zygote, control, spec, own_network=False)
     except Failed as failed:
         if not spec["nested"] or failed.operation != "unshare":
             raise
         if spec["shift"]:  # root of the container would be another's root here
             raise Failed("nested", failed.message, failed.code) from None
-        spec = spec | {"nested": False}
-        _enter_namespaces(zygote, control, spec)
+        spec["nested"] = False
+        _enter_namespaces(zygote, control, spec, own_network=False)
     pid = os.fork()
     if not pid:
         end_with(control, lambda: _tell(control, nested=spec["nested"]))
@@ -164,20 +163,15 @@ def _mount_root(root: wire.Message) -> int:
     return overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
 
 
-def _give_pipe(fd: int, uid: int, gid: int) -> None:
-    """Let the command open its own /dev/stdout, which is this pipe (runc does the same)."""
-    if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        with contextlib.suppress(OSError):
-            os.fchown(fd, uid, gid)
-
-
-def _enter_namespaces(zygote: int, control: socket.socket, spec: wire.Message) -> None:
+def _enter_namespaces(
+    zygote: int, control: socket.socket, spec: wire.Message, *, own_network: bool
+) -> None:
     nested = spec["nested"]
-    flags = _NAMESPACES | (syscalls.CLONE_NEWNET if spec["network"] == "none" else 0)
+    flags = _NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0)
     with naming("unshare"):
         syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if nested else 0))
     if nested:
         map_ids(control, spec["first"])
     else:
-        become_root()
+        take_ids(spec["first"])
     syscalls.die_with_parent(zygote)  # a change of ids disarms it

@@ -34,6 +34,8 @@ _NUMBERS = {
         "process_vm_readv": 310,
         "process_vm_writev": 311,
         "seccomp": 317,
+        "setfsgid": 123,
+        "setfsuid": 122,
         "sethostname": 170,
         "umount2": 166,
         "unshare": 272,
@@ -48,6 +50,8 @@ _NUMBERS = {
         "process_vm_readv": 270,
         "process_vm_writev": 271,
         "seccomp": 277,
+        "setfsgid": 152,
+        "setfsuid": 151,
         "sethostname": 161,
         "umount2": 39,
         "unshare": 97,
@@ -80,7 +84,7 @@ NOEXEC = 8
 AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
-_SIGKILL = 9  # the module `signal` takes long to import
+_SIGKILL, _SIGTERM = 9, 15  # the module `signal` takes long to import
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -198,6 +202,13 @@ def die_with_parent(parent: int) -> None:
     prctl(1, _SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         os._exit(1)
+
+
+def tell_of_parent(parent: int) -> None:
+    """Let SIGTERM come to this process when its parent ends; at once when it has already."""
+    prctl(1, _SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os.kill(os.getpid(), _SIGTERM)
 
 
 def die_with(pidfd: int) -> None:

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Sequence
 
 # The whole way to a command is imported here, once.
 from imgbuild.sandbox.child import enter, step, wire
@@ -22,7 +23,7 @@ class _Run:
     """One command on its way."""
 
     def __init__(
-        self, request: int, pid: int, control: socket.socket, first_ids: list[int]
+        self, request: int, pid: int, control: socket.socket, first_ids: Sequence[int]
     ) -> None:
         self.request = request
         self.pid = pid
@@ -60,7 +61,7 @@ class Zygote:
 
     def serve(self) -> None:
         self._poll.register(self._sock, select.POLLIN)
-        self._fork(_TRIAL, {"trial": True, "network": "host", "first": [0, 0]}, [])
+        self._fork(_TRIAL, {"trial": True}, [])
         while True:
             for fd, _ in self._poll.poll():
                 if fd in self._controls:
@@ -87,17 +88,19 @@ class Zygote:
         return True
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
-        known = self._known
+        alone = self._known["count"] == 1 and self._known["nested"]
         # With one id it is the command's own: so it is who it should be, and owns all files.
-        alone = known["count"] == 1 and known["nested"]
-        spec["first"] = [spec["uid"], spec["gid"]] if alone else [0, 0]
-        spec["supervised"] = known["tier"] == "C"
-        with contextlib.suppress(Failed):  # the step will say so
-            enter.compiled_filters(spec)
-        self._fork(request, spec, fds)
+        first = [spec["uid"], spec["gid"]] if alone else [0, 0]
+        self._fork(request, spec, fds, first)
 
-    def _fork(self, request: int, spec: wire.Message, fds: list[int]) -> None:
+    def _fork(
+        self, request: int, spec: wire.Message, fds: list[int], first: Sequence[int] = (0, 0)
+    ) -> None:
         spec |= self._known
+        spec |= {"first": first, "supervised": self._known["count"] == 1}
+        if "argv" in spec:
+            with contextlib.suppress(Failed):  # the step will say so
+                enter.compiled_filters(spec)
         me = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
