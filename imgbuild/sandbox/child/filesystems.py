@@ -42,14 +42,16 @@ _MASKED = (
 _READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
-def set_up(root_fd: int, *, own_network: bool) -> None:
-    """Mount /proc, /sys and /dev in a root and mask what must not be seen."""
+def set_up(root_fd: int, *, own_network: bool, shm_size: int, masked: bool) -> None:
+    """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes."""
     with naming("proc"):
         _attach(_make(b"proc", _STRICT), root_fd, b"proc")
     with naming("sys"):
         _set_up_sys(root_fd, own_network=own_network)
     with naming("dev"):
-        _set_up_dev(root_fd)
+        _set_up_dev(root_fd, shm_size)
+    if not masked:
+        return
     with naming("mask"):
         for path in _MASKED:
             _mask(root_fd, path)
@@ -98,7 +100,7 @@ def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
     os.close(groups)
 
 
-def _set_up_dev(root_fd: int) -> None:
+def _set_up_dev(root_fd: int, shm_size: int) -> None:
     dev = _make(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64m")
     target = inroot.open_in_root(root_fd, b"dev", os.O_PATH | os.O_DIRECTORY)
     syscalls.move_mount(dev, target)
@@ -109,7 +111,7 @@ def _set_up_dev(root_fd: int) -> None:
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(name, 0o755, dir_fd=dev)
     _attach_in(dev, b"pts", _make_pts())
-    _attach_in(dev, b"shm", _make(b"tmpfs", _STRICT, mode=b"1777", size=b"64m"))
+    _attach_in(dev, b"shm", _make(b"tmpfs", _STRICT, mode=b"1777", size=b"%d" % shm_size))
     try:
         _attach_in(dev, b"mqueue", _make(b"mqueue", _STRICT))
     except OSError:
