@@ -8,8 +8,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
-import struct
 import sys
 from typing import NoReturn
 
@@ -19,6 +17,7 @@ from imgbuild.sandbox.child import (
     devices,
     filesystems,
     limits,
+    network,
     seccomp,
     syscalls,
     wire,
@@ -49,7 +48,7 @@ def become(
         _attach_root(root_fd)
     if spec["network"] == "none":
         with naming("network"):
-            _bring_up_loopback()
+            network.bring_up_loopback()
     filesystems.set_up(
         root_fd,
         own_network=spec["network"] == "none",
@@ -101,12 +100,6 @@ def _attach_root(root_fd: int) -> None:
     top = os.open("/", os.O_PATH | os.O_CLOEXEC)
     syscalls.move_mount(root_fd, top)
     os.close(top)
-
-
-def _bring_up_loopback() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        flags = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
-        fcntl.ioctl(sock, 0x8914, flags)  # SIOCSIFFLAGS
 
 
 def _take_streams(fds: list[int], *, interactive: bool) -> None:
