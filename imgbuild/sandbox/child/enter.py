@@ -52,6 +52,7 @@ def become(
     filesystems.set_up(
         root_fd,
         own_network=spec["network"] == "none",
+        sysfs=spec["lent"].get("sysfs"),
         shm_size=spec["shm_size"],
         masked=not spec["insecure"],
     )
@@ -82,6 +83,7 @@ def become(
         with naming("seccomp"):
             syscalls.install_filter(program)
     limits.limit(spec["rlimits"])
+    limits.keep_to(spec["processors"])
     _drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
     _execute(spec["argv"], dict(spec["env"]))

@@ -42,12 +42,17 @@ _MASKED = (
 _READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
-def set_up(root_fd: int, *, own_network: bool, shm_size: int, masked: bool) -> None:
-    """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes."""
+def set_up(
+    root_fd: int, *, own_network: bool, sysfs: int | None, shm_size: int, masked: bool
+) -> None:
+    """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes.
+
+    `sysfs` is a mount to take instead of making one.
+    """
     with naming("proc"):
         _attach(_make(b"proc", _STRICT), root_fd, b"proc")
     with naming("sys"):
-        _set_up_sys(root_fd, own_network=own_network)
+        _set_up_sys(root_fd, sysfs, own_network=own_network)
     with naming("dev"):
         _set_up_dev(root_fd, shm_size)
     if not masked:
@@ -80,10 +85,15 @@ def clone(path: bytes, attributes: int) -> int:
     return mount
 
 
-def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
+def make_sysfs() -> int:
+    """Give a /sys of this process's network, attached nowhere."""
+    return _make(b"sysfs", _STRICT | READONLY)
+
+
+def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
     if own_network:
-        sysfs = _make(b"sysfs", _STRICT | READONLY)
-    else:  # only the owner of a network namespace may mount its sysfs
+        sysfs = make_sysfs()
+    elif sysfs is None:  # only the owner of a network namespace may mount its sysfs
         sysfs = syscalls.open_tree(b"/sys", recursive=True)
         syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
     _attach(sysfs, root_fd, b"sys")
