@@ -14,7 +14,7 @@ import sys
 from typing import NoReturn
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import capabilities, filesystems, seccomp, syscalls, wire
+from imgbuild.sandbox.child import capabilities, filesystems, mounts, seccomp, syscalls, wire
 from imgbuild.sandbox.child.failure import Failed, naming
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -26,13 +26,12 @@ def become(
     parent: int,
     spec: wire.Message,
     root_fd: int,
-    mounts: list[tuple[int, bytes]],
+    made: list[mounts.Made],
     fds: list[int],
 ) -> NoReturn:
     """Finish the root, enter it, give up privileges and execute the command.
 
-    `parent` is a pidfd of the process to end with; `mounts` are detached mounts of files with
-    their targets in the root.
+    `parent` is a pidfd of the process to end with; `made` is what to mount in the root.
     """
     syscalls.die_with(parent)
     with naming("mount"):
@@ -42,9 +41,8 @@ def become(
         with naming("network"):
             _bring_up_loopback()
     filesystems.set_up(root_fd, own_network=spec["network"] == "none")
-    with naming("bind"):
-        for mount, target in mounts:
-            filesystems.attach_file(mount, root_fd, target)
+    for mount in made:
+        mounts.attach(mount, root_fd)
     with naming("workdir"):
         # Entered by this descriptor later: a path might lead through /proc/self/fd to this host.
         cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0))
