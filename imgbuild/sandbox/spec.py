@@ -60,11 +60,15 @@ class FileMount:
 
 @dataclass(frozen=True, slots=True)
 class BindMount:
-    """A host file or directory shown at `target`; its files have the ids of the session."""
+    """A host file or directory shown at `target`; its files have the ids of the session.
+
+    With `path`, what is found there when it is looked up inside `source`.
+    """
 
     source: str
     target: str
     readonly: bool = True
+    path: str = ""
     kind: Literal["bind"] = "bind"
 
     def describe(self) -> str:
@@ -97,6 +101,7 @@ class TmpfsMount:
     target: str
     size: int | None = None
     mode: int = 0o1777
+    readonly: bool = False
     kind: Literal["tmpfs"] = "tmpfs"
 
     def describe(self) -> str:
