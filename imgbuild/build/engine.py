@@ -306,7 +306,7 @@ class _Engine:
                 lambda: roots.session,
                 inputs.events,
             )
-            self._stack.callback(self._commands.networks.close)
+            self._stack.callback(self._commands.close)
         return self._commands
 
     # --- COPY, ADD, WORKDIR
