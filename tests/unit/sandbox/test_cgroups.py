@@ -154,7 +154,11 @@ def test_what_is_not_ours_is_no_place(proc: Path, spoil: Callable[[Path], None])
 
 def test_what_killed_builds_left_is_removed(proc: Path) -> None:
     top = unified(proc, "/app/own", app="pids")
-    for name in (f"imgbuild-{os.getpid()}-7-old", f"imgbuild-{os.getpid()}-8-1", "imgbuild-999-1-1"):
+    for name in (
+        f"imgbuild-{os.getpid()}-7-old",
+        f"imgbuild-{os.getpid()}-8-1",
+        "imgbuild-999-1-1",
+    ):
         (top / "app" / name).mkdir()
     (top / "app/other").mkdir()
     with made(Limits(pids=1), proc):
