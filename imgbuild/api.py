@@ -296,7 +296,7 @@ def reset(*, store: PathLike | None = None) -> None:
 
         def remove_trees() -> None:
             with _rootfs(opened, None).open() as roots:
-                roots.remove_trees(opened.paths.trees)
+                roots.remove_trees(opened.paths.trees, opened.paths.cache_mounts)
 
         opened.reset(remove_trees)
 
