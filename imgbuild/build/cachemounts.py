@@ -186,6 +186,20 @@ class CacheMounts:
         with self._alone(entry, about):
             self._roots().pack(entry.directory(about.first), lambda data: write_all(stream, data))
 
+    def export_to(self, name: str, file: Path) -> None:
+        """Write what `export` gives to `file`, which appears whole or not at all."""
+        fresh = file.with_name(f"{file.name}.{os.getpid()}.part")
+        try:
+            with fresh.open("xb") as stream:
+                self.export(name, stream)
+            fresh.rename(file)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {file}: {error.strerror}", hint="name a file that can be written"
+            ) from None
+        finally:
+            fresh.unlink(missing_ok=True)
+
     def import_(self, name: str, stream: BinaryIO) -> None:
         """Let `name` hold what the tar in `stream` has, in place of what it held.
 

@@ -107,10 +107,11 @@ class Roots:
         Raises what it raises, and `ImageError` for what cannot be unpacked.
         """
         reader, writer = os.pipe()
-        unused = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        # There is nothing below to wait for, and nobody else knows the place.
+        ready = os.open("/dev/zero", os.O_RDONLY | os.O_CLOEXEC)
         params = {"target": str(target), "ownership": self._ownership, "parents": []}
-        fds = (reader, unused, unused)
-        request = Request(self.session, "unpack", params, fds, own=(reader, unused))
+        fds = (reader, ready, ready)
+        request = Request(self.session, "unpack", params, fds, own=(reader, ready))
         try:
             with open(writer, "wb", buffering=0) as out, suppress(BrokenPipeError):
                 widen(writer)
