@@ -70,10 +70,21 @@ class AgentRelay:
             if data:
                 peer.sendall(data)
                 return
+            # What the other end still has to say is passed on.
+            selector.unregister(source)
+            peer.shutdown(socket.SHUT_WR)
+            if peer in selector.get_map():
+                return
         except OSError:
             pass
+        self._drop(source, peer, selector)
+
+    def _drop(
+        self, source: socket.socket, peer: socket.socket, selector: selectors.BaseSelector
+    ) -> None:
         for sock in (source, peer):
-            selector.unregister(sock)
+            if sock in selector.get_map():
+                selector.unregister(sock)
             del self._peers[sock]
             sock.close()
         if self._listener not in selector.get_map():

@@ -56,7 +56,7 @@ class Search:
     """Looks for needles in bytes that come piece by piece; `hits` has the first of each secret."""
 
     def __init__(self, wanted: Sequence[Needle]) -> None:
-        self._wanted = list(wanted)
+        self._wanted = wanted
         self._overlap = max((len(needle.text) for needle in wanted), default=1) - 1
         self._tail = b""
         self._offset = 0
@@ -76,11 +76,11 @@ class Search:
             )
 
     def _look(self, data: bytes, start: int) -> None:
+        known = {hit.needle.name for hit in self.hits}
         for needle in self._wanted:
-            at = data.find(needle.text)
-            if at >= 0:
+            if needle.name not in known and (at := data.find(needle.text)) >= 0:
                 self.hits.append(Hit(needle, start + at))
-                self._wanted = [other for other in self._wanted if other.name != needle.name]
+                known.add(needle.name)
 
 
 def leak_error(hit: Hit, entries: Iterable[Entry]) -> SecretInLayerError:
