@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imgbuild.api import (
         build,
+        cache_mounts,
         check,
         doctor,
         explain_context,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         tag,
         targets,
     )
+    from imgbuild.build.cachemounts import CacheMount, CacheMounts
     from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
     from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
@@ -49,6 +51,7 @@ _PUBLIC = {
     **dict.fromkeys(
         (
             "build",
+            "cache_mounts",
             "check",
             "doctor",
             "explain_context",
@@ -72,6 +75,7 @@ _PUBLIC = {
     **dict.fromkeys(
         ("BuildResult", "ImageDetails", "ImageInfo", "StepResult"), "imgbuild.build.results"
     ),
+    **dict.fromkeys(("CacheMount", "CacheMounts"), "imgbuild.build.cachemounts"),
     **dict.fromkeys(("ContextEntry", "ContextVerdict"), "imgbuild.build.sent"),
     "Dockerfile": "imgbuild.dockerfile.instructions",
     **dict.fromkeys(
@@ -90,6 +94,8 @@ __all__ = [
     "BuildOptions",
     "BuildPlan",
     "BuildResult",
+    "CacheMount",
+    "CacheMounts",
     "CheckResult",
     "CheckWarning",
     "ContextEntry",
@@ -110,6 +116,7 @@ __all__ = [
     "Target",
     "Targets",
     "build",
+    "cache_mounts",
     "check",
     "doctor",
     "explain_context",
