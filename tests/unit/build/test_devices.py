@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from imgbuild.build.devices import Devices, find_devices
+from imgbuild.build.devices import Devices, find_devices, of_step
 from imgbuild.errors import SandboxError, UsageError
 from imgbuild.sandbox.spec import BindMount
 
@@ -90,6 +90,22 @@ def test_cdi_names_are_looked_up_in_json(tmp_path: Path) -> None:
     (second / "vendor.json").write_text(json.dumps(spec(env=["ONE=run"])))
     later = found("vendor.example/gpu=0", folders=(first, second))
     assert dict(later.env)["ONE"] == "run"
+
+
+def test_a_dockerfile_names_devices_and_may_go_without(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(spec()))
+    told: list[str] = []
+    wanted = ("vendor.example/gpu=0", "name=vendor.example/gpu=1,required", "vendor.example/x=0")
+    names = of_step(wanted, told.append, (tmp_path,))
+    assert names == ("vendor.example/gpu=0", "vendor.example/gpu=1")
+    assert told == [
+        "RUN goes without the device vendor.example/x=0: "
+        "unresolvable CDI devices vendor.example/x=0"
+    ]
+    with pytest.raises(UsageError, match="unresolvable"):
+        of_step(("vendor.example/x=0,required",), told.append, (tmp_path,))
+    with pytest.raises(UsageError, match="is no CDI name"):
+        of_step(("/dev/sda",), told.append, (tmp_path,))
 
 
 def test_what_cannot_be_done_for_a_device_is_told(tmp_path: Path) -> None:
