@@ -98,10 +98,8 @@ def test_a_dockerfile_names_devices_and_may_go_without(tmp_path: Path) -> None:
     wanted = ("vendor.example/gpu=0", "name=vendor.example/gpu=1,required", "vendor.example/x=0")
     names = of_step(wanted, told.append, (tmp_path,))
     assert names == ("vendor.example/gpu=0", "vendor.example/gpu=1")
-    assert told == [
-        "RUN goes without the device vendor.example/x=0: "
-        "unresolvable CDI devices vendor.example/x=0"
-    ]
+    (text,) = told
+    assert text.startswith("RUN goes without the device vendor.example/x=0: unresolvable")
     with pytest.raises(UsageError, match="unresolvable"):
         of_step(("vendor.example/x=0,required",), told.append, (tmp_path,))
     with pytest.raises(UsageError, match="is no CDI name"):
