@@ -218,20 +218,11 @@ def run(
     from imgbuild.build.runimage import Changed, run_image
     from imgbuild.build.runrequest import settled_network, settled_run
 
-    changed = Changed(
-        tuple(command),
-        None if entrypoint is None else tuple(entrypoint),
-        user,
-        workdir,
-        dict(env or {}),
-        hostname,
-        readonly,
-        settled_network(network),
-    )
-    settled = settled_run(options or RunOptions())
+    mode, settled = settled_network(network), settled_run(options or RunOptions())
+    changed = Changed(command, entrypoint, user, workdir, env or {}, hostname, readonly, mode)
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
-        rootfs = _rootfs(opened, search_path)
+        rootfs = _rootfs(opened, search_path, settled.isolation)
         return run_image(
             opened, rootfs, full or name, descriptor, changed, settled, streams, events, tty=tty
         )
@@ -323,7 +314,8 @@ def cache_mounts(
     with _opened(store) as opened, opened.build_lock():
         rootfs = _rootfs(opened, search_path)
         with rootfs.open() as roots:
-            yield CacheMounts(opened.paths.cache_mounts / rootfs.idmap.key, lambda: roots)
+            key = roots.session.tier.idmap.key
+            yield CacheMounts(opened.paths.cache_mounts / key, lambda: roots)
 
 
 def reset(*, store: PathLike | None = None) -> None:
@@ -340,13 +332,18 @@ def reset(*, store: PathLike | None = None) -> None:
         opened.reset(remove_trees)
 
 
-def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> "Report":
-    """Try what this host allows and return what was found."""
+def doctor(
+    *,
+    store: PathLike | None = None,
+    search_path: str | None = None,
+    isolation: str = "auto",
+) -> "Report":
+    """Try every way to run commands that this host may allow, or `isolation` alone."""
     from imgbuild.sandbox.probe import probe
 
     place = store_path(store)
     with _opened(place):
-        return probe(place, search_path or STANDARD_PATH)
+        return probe(place, search_path or STANDARD_PATH, isolation)
 
 
 def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:
@@ -438,10 +435,10 @@ def _build_proxies(options: BuildOptions, events: EventSink) -> Mapping[str, str
     )
 
 
-def _rootfs(store: Store, search_path: str | None) -> "Rootfs":
+def _rootfs(store: Store, search_path: str | None, isolation: str = "auto") -> "Rootfs":
     from imgbuild.build.rootfs import Rootfs
 
-    return Rootfs(store, search_path or STANDARD_PATH)
+    return Rootfs(store, search_path or STANDARD_PATH, isolation)
 
 
 def _fetch(

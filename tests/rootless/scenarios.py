@@ -108,6 +108,9 @@ def working_directory_in_proc_leaks_nothing(bench: Bench) -> None:
         same(found, (0, "inside\n"))
     layer = bench.layer("link", lambda path: (path / "link").symlink_to("/proc/1/root"))
     root = bench.step((layer, bench.base, bench.skeleton))
+    if bench.session.tier.proc == "shared":  # there it is another process, and its own affair
+        failure(lambda: bench.run(climb, root=root, cwd="/link"))
+        return
     same(bench.run(climb, root=root, cwd="/link"), (0, "inside\n"))
 
 

@@ -18,8 +18,8 @@ from imgbuild.layer.tarread import scan
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.digest import digest_bytes
 from imgbuild.sandbox.child import overlay
-from imgbuild.sandbox.idmap import choose_idmap
-from imgbuild.sandbox.launch import launch
+from imgbuild.sandbox.choice import candidates, start
+from imgbuild.sandbox.idmap import IdMap
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.snapshot import worker
@@ -42,13 +42,11 @@ class Shelf:
         self.steps = place / "steps"
         self.trees.mkdir(exist_ok=True)
         self.steps.mkdir(exist_ok=True)
-        self.idmap = choose_idmap(SEARCH_PATH)
         self.tars: dict[str, bytes] = {}
         self.opened: list[str] = []
         self.abandoned: list[Path] = []
         self.open_layer: Callable[[Layer], BinaryIO] = self._open
         self.roots = Roots(
-            self.idmap,
             self.trees,
             self._scratch,
             lambda layer: self.open_layer(layer),  # noqa: PLW0108 - tests replace it
@@ -159,8 +157,12 @@ class Shelf:
         path.mkdir()
         return path
 
-    def _start(self) -> Session:
-        return launch(self.idmap, "tests.rootless.snapshots", [self.place])
+    @property
+    def idmap(self) -> IdMap:
+        return self.roots.session.tier.idmap
+
+    def _start(self, steps: Path | None) -> Session:
+        return start(candidates(SEARCH_PATH), "tests.rootless.snapshots", [self.place], steps)
 
 
 def check(place: Path, scripts: dict[str, str]) -> dict[str, Any]:

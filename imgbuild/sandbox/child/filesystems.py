@@ -4,6 +4,7 @@ All mounts are made detached and attached by descriptor to targets that are look
 root, so no link in an image can put one anywhere else.
 """
 
+import contextlib
 import os
 import stat
 
@@ -43,14 +44,20 @@ _READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-tri
 
 
 def set_up(
-    root_fd: int, *, own_network: bool, sysfs: int | None, shm_size: int, masked: bool
+    root_fd: int,
+    *,
+    own_network: bool,
+    own_proc: bool,
+    sysfs: int | None,
+    shm_size: int,
+    masked: bool,
 ) -> None:
     """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes.
 
     `sysfs` is a mount to take instead of making one.
     """
     with naming("proc"):
-        _attach(make_filesystem(b"proc", _STRICT), root_fd, b"proc")
+        _attach(make_proc() if own_proc else _share_proc(), root_fd, b"proc")
     with naming("sys"):
         _set_up_sys(root_fd, sysfs, own_network=own_network)
     with naming("dev"):
@@ -60,8 +67,30 @@ def set_up(
     with naming("mask"):
         for path in _MASKED:
             _mask(root_fd, path)
-        for path in _READONLY:
+        for path in _READONLY if own_proc else ():
             _protect(root_fd, path)
+
+
+def make_proc() -> int:
+    """Give a /proc of this process's PID namespace; OSError where the kernel refuses that.
+
+    It does so when parts of the /proc around are hidden, as they are in most containers.
+    """
+    return make_filesystem(b"proc", _STRICT)
+
+
+def make_root() -> int:
+    """Give an empty filesystem that can be a root."""
+    return make_filesystem(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64k")
+
+
+def cover(path: bytes) -> None:
+    """Put a filesystem in memory over a directory."""
+    mount = make_filesystem(b"tmpfs", NOSUID | NODEV, mode=b"0700")
+    target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.move_mount(mount, target)
+    os.close(target)
+    os.close(mount)
 
 
 def clone(path: bytes, attributes: int) -> int:
@@ -76,13 +105,19 @@ def make_sysfs() -> int:
     return make_filesystem(b"sysfs", _STRICT | READONLY)
 
 
+def _share_proc() -> int:
+    """Give the /proc around with all that is mounted in it, read-only.
+
+    It lists processes outside of the step. With the same user id, as where there is only one, some
+    of their files could be written to; read-only, none can.
+    """
+    mount = syscalls.open_tree(b"/proc", recursive=True)
+    syscalls.mount_setattr(mount, b"", _STRICT | READONLY, recursive=True)
+    return mount
+
+
 def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
-    if own_network:
-        sysfs = make_sysfs()
-    elif sysfs is None:  # only the owner of a network namespace may mount its sysfs
-        sysfs = syscalls.open_tree(b"/sys", recursive=True)
-        syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
-    _attach(sysfs, root_fd, b"sys")
+    _attach(sysfs or _make_sys(own_network=own_network), root_fd, b"sys")
     try:
         groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -94,6 +129,15 @@ def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
     syscalls.move_mount(mount, groups)
     os.close(mount)
     os.close(groups)
+
+
+def _make_sys(*, own_network: bool) -> int:
+    if own_network:  # only the owner of a network namespace may mount its sysfs
+        with contextlib.suppress(OSError):  # parts of the /sys around are hidden, as in containers
+            return make_sysfs()
+    sysfs = syscalls.open_tree(b"/sys", recursive=True)
+    syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
+    return sysfs
 
 
 def _set_up_dev(root_fd: int, shm_size: int) -> None:

@@ -1,0 +1,89 @@
+"""Whose the things of an upper directory are, and what they are, where one id is mapped.
+
+On disk everything is the user's. What was recorded decides (see `recorded`); what nobody recorded
+belongs to who made it.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+
+from imgbuild import recorded
+from imgbuild.layer import xattrs
+from imgbuild.layer.owners import set_special_owner, special_owner
+
+RECORDS = frozenset({recorded.OWNER, recorded.DEVICE, xattrs.ORIGIN})
+
+Ids = tuple[int, int]
+# An open file or directory, or a directory and the name in it of what cannot be opened.
+Place = int | tuple[int, bytes]
+
+# Lets apt take on another user without seeing it happen, which apt checks otherwise
+# (apt.conf(5); DropPrivileges in apt-pkg/contrib/fileutl.cc). It lies below the image and must not
+# become a part of that, wherever a command copies it.
+APT_FOLDER = b"etc/apt/apt.conf.d"
+APT_NAME = b"zz-imgbuild-one-id"
+APT_TEXT = b"""\
+// Not in the image: added while it is built where one user id is mapped.
+APT::Sandbox::Verify::IDs "false";
+"""
+
+
+class Attribution:
+    """Tells owners and device nodes by what is recorded.
+
+    `maker` is the owner of what the command made. With `settle`, owners that were not recorded
+    are, so that the tree says all when it is a layer.
+    """
+
+    def __init__(self, maker: Ids, *, settle: bool) -> None:
+        self._maker = maker
+        self._settle = settle
+
+    def new(self, group: int | None) -> Ids:
+        """Return the owner of something new in a directory, which may hand its group on."""
+        return self._maker[0], self._maker[1] if group is None else group
+
+    def owner(self, place: Place, found: Mapping[str, bytes], default: Ids) -> Ids:
+        """Return an owner; `found` are the attributes, `default` is for what nobody recorded."""
+        if isinstance(place, int):
+            value = found.get(recorded.OWNER, b"")
+            halves, final = recorded.parse_owner(value), not recorded.is_guessed(value)
+            if xattrs.ORIGIN in found:  # root's of a lower layer, however it was changed
+                default = 0, 0
+        else:
+            halves, final = special_owner(*place), True
+        uid, gid = (
+            known if half is None else half for half, known in zip(halves, default, strict=True)
+        )
+        final = final and (uid, gid) == (halves[0] or 0, halves[1] or 0)
+        if self._settle and not final:
+            _record(place, (uid, gid))
+        return uid, gid
+
+
+def device(found: Mapping[str, bytes]) -> recorded.Device | None:
+    """Return the device node that a file stands for."""
+    value = found.get(recorded.DEVICE)
+    return None if value is None else recorded.parse_device(value)
+
+
+def inherited_group(status: os.stat_result, gid: int) -> int | None:
+    """Return the group that new things in a directory get from it (set-group-ID, inode(7))."""
+    return gid if status.st_mode & stat.S_ISGID else None
+
+
+def is_apt_stub(name: bytes, status: os.stat_result, fd: int) -> bool:
+    """Tell whether a file is the one of `APT_TEXT`, or a copy of it."""
+    return (
+        name == APT_NAME
+        and status.st_size == len(APT_TEXT)
+        and os.pread(fd, len(APT_TEXT), 0) == APT_TEXT
+    )
+
+
+def _record(place: Place, owner: Ids) -> None:
+    if isinstance(place, int):
+        os.setxattr(place, recorded.OWNER, recorded.owner_value(owner))
+    else:
+        set_special_owner(*place, owner)
