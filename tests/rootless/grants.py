@@ -79,7 +79,7 @@ def insecure_is_all_of_the_namespace_and_nothing_beyond(bench: Bench) -> None:
         exec 2>/dev/null
         echo x > /proc/sys/kernel/core_pattern && echo wrote core_pattern
         echo b > /proc/sysrq-trigger && echo wrote sysrq
-        mknod /tmp/sda b 8 0 && head -c 1 /tmp/sda && echo read a disk
+        mknod /tmp/sda b 8 0; test "$(head -c 1 /tmp/sda | wc -c)" -eq 1 && echo read a disk
         mount -t proc none /tmp && test -e /tmp/1/cwd/etc/shadow && echo saw the host
         mount -o remount,rw /sys && touch /sys/kernel/x && echo wrote sys
         for pid in /proc/[0-9]*; do grep -q img[b]uild $pid/cmdline && echo saw $pid; done
