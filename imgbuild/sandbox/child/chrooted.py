@@ -43,6 +43,7 @@ _NAMESPACES = (
     syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
 )
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SHM_SIZE = 64 << 20  # what nobody asked for: docker's default
 _PAUSE = 0.001  # seconds between looks at what still runs
 
 
@@ -101,6 +102,11 @@ def _refuse_impossible(spec: wire.Message) -> None:
         raise Failed("tier", f"a network of its own in tier {name}")
     if spec["readonly"]:
         raise Failed("tier", f"a read-only root in tier {name}")
+    if spec["shm_size"] != _SHM_SIZE:
+        raise Failed("tier", f"a size of /dev/shm in tier {name}")
+    if spec["insecure"] and name == "D":
+        # With all capabilities and no namespace, it could read the build's memory.
+        raise Failed("tier", f"--security=insecure in tier {name}")
     for device, _, _ in spec["devices"]:
         raise Failed("tier", f"the device {device} in tier {name}")
 
