@@ -15,10 +15,7 @@ from pathlib import Path
 
 from tests.support import validate
 from tests.system.environments import ENVIRONMENTS, PYTHON, Environment
-from tests.system.journeys import Yard, build_inside, build_with, yard
-
-# What their documentation says to try where the first way does not work.
-_PEER_WAYS: tuple[list[str], ...] = ([], ["--storage-driver", "vfs"])
+from tests.system.journeys import Yard, build_inside, build_with, peer_ways, yard
 
 
 def main() -> None:
@@ -54,11 +51,11 @@ def _show(number: int, row: Environment, ground: Yard, *, peers: bool) -> None:
 
 def _peer(name: str, row: Environment, ground: Yard) -> str:
     said = ""
-    for words in _PEER_WAYS:
+    for way in peer_ways():
         started = time.monotonic()
-        outcome = build_with(name, words, row, ground, PYTHON)
+        outcome = build_with(name, way, row, ground, PYTHON)
         if outcome.status == 0:
-            how = " (vfs, chroot)" if words else ""
+            how = f" ({way.name})" if way.name else ""
             return f"ok, {time.monotonic() - started:.0f} s{how}"
         said = outcome.said
     print(f"--- {row.name}: {name}\n{said[-1500:]}", file=sys.stderr)

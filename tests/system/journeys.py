@@ -1,6 +1,7 @@
 """One build inside a container, from a base in a registry to an image in that registry."""
 
 import re
+import resource
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,29 @@ class Outcome:
     status: int
     tier: str | None
     said: str
+
+
+@dataclass(frozen=True)
+class PeerWay:
+    """Flags of buildah and podman: those of every command, and those of a build."""
+
+    name: str = ""
+    everywhere: tuple[str, ...] = ()
+    build: tuple[str, ...] = ()
+
+
+def peer_ways() -> list[PeerWay]:
+    """Give what their documentation says to try, in that order."""
+    # Raising limits is not what is tried here: root of a virtual machine may not be allowed to.
+    limits: list[str] = []
+    for name in ("memlock", "nofile", "nproc"):
+        _, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))
+        hard = 1024 if name == "nofile" else hard
+        limits += ["--ulimit", f"{name}={hard}:{hard}"]
+    return [
+        PeerWay(build=tuple(limits)),
+        PeerWay("vfs, chroot", ("--storage-driver", "vfs"), ("--isolation", "chroot", *limits)),
+    ]
 
 
 @dataclass(frozen=True)
@@ -90,16 +114,16 @@ def build_inside(environment: Environment, ground: Yard, dockerfile: str, number
 
 
 def build_with(
-    peer: str, words: list[str], environment: Environment, ground: Yard, dockerfile: str
+    peer: str, way: PeerWay, environment: Environment, ground: Yard, dockerfile: str
 ) -> Outcome:
-    """Let `peer`, buildah or podman, do the same with global options `words`."""
+    """Let `peer`, buildah or podman, do the same."""
     image = f"{ground.host}/peers/{peer}"
-    isolation = ["--isolation", "chroot"] if words else []
-    build = ["build", *isolation, *debian.proxy_arguments(), "--tls-verify=false", "-t", image]
-    script = f'{peer} "$@" && exec {peer} {" ".join(words)} push --tls-verify=false {image}'
+    build = ["build", *way.build, *debian.proxy_arguments(), "--tls-verify=false", "-t", image]
+    everywhere = " ".join(way.everywhere)
+    script = f'{peer} {everywhere} "$@" && exec {peer} {everywhere} push --tls-verify=false {image}'
     with started(environment.container, tree("buildah", "podman", "crun", "netavark")) as container:
         done = container.run(
-            *("sh", "-c", script, "sh", *words, *build, _CONTEXT),
+            *("sh", "-c", script, "sh", *build, _CONTEXT),
             binds={ground.context(dockerfile): _CONTEXT},
             env={"XDG_DATA_HOME": "/work/data"} if environment.container.volume else {},
         )
