@@ -132,7 +132,8 @@ class SandboxSpec:
     ids. `interactive` passes standard input through; otherwise it is /dev/null. `insecure` gives
     all capabilities (of its user namespace) and no system call filter. `rlimits` are names as
     docker has them with soft and hard limits, -1 for none. `devices` are host paths, the paths in
-    the root and some of "rwm". `readonly` lets nothing but mounts be written to.
+    the root and some of "rwm". `readonly` lets nothing but mounts be written to. With `runtimes`,
+    paths of OCI runtimes, the first of them that can makes the container.
     """
 
     argv: tuple[str, ...]
@@ -152,6 +153,7 @@ class SandboxSpec:
     shm_size: int = DEFAULT_SHM_SIZE
     rlimits: tuple[tuple[str, int, int], ...] = ()
     devices: tuple[tuple[str, str, str], ...] = ()
+    runtimes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise `SandboxError` for what no program can be started with."""

@@ -21,8 +21,9 @@ _ENV = (("PATH", "/bin:/usr/bin"), ("HOME", "/root"))
 class Bench:
     """One session below a folder; `base` is the root's only layer, above a skeleton."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, runtimes: tuple[str, ...] = ()) -> None:
         self.place = place
+        self.runtimes = runtimes
         self.idmap = choose_idmap(SEARCH_PATH)
         self.session = launch(self.idmap, "tests.support.sandbox_worker", [place])
         self.base = roots.make_root(place / "base")
@@ -75,7 +76,8 @@ class Bench:
     ) -> tuple[Running, int]:
         """Start a command; give it with the reading end of its output."""
         argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
-        spec = SandboxSpec(argv, root=root or self.step(), **{"env": _ENV, **fields})
+        usual = {"env": _ENV, "runtimes": self.runtimes}
+        spec = SandboxSpec(argv, root=root or self.step(), **{**usual, **fields})
         reading, writing = os.pipe()
         try:
             running = self.session.run(spec, writing if stdin is None else stdin, writing, writing)

@@ -25,7 +25,7 @@ _LINKS = (
     (b"/proc/kcore", b"core"),
 )
 # https://github.com/moby/moby/blob/master/oci/defaults.go
-_MASKED = (
+MASKED = (
     b"proc/acpi",
     b"proc/asound",
     b"proc/interrupts",
@@ -39,21 +39,21 @@ _MASKED = (
     b"sys/devices/virtual/powercap",
     b"sys/firmware",
 )
-_READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+PROTECTED = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
 def set_up(root_fd: int, *, own_network: bool) -> None:
     """Mount /proc, /sys and /dev in a root and mask what must not be seen."""
     with naming("proc"):
-        _attach(_make(b"proc", _STRICT), root_fd, b"proc")
+        _attach(make(b"proc", _STRICT), root_fd, b"proc")
     with naming("sys"):
         _set_up_sys(root_fd, own_network=own_network)
     with naming("dev"):
         _set_up_dev(root_fd)
     with naming("mask"):
-        for path in _MASKED:
+        for path in MASKED:
             _mask(root_fd, path)
-        for path in _READONLY:
+        for path in PROTECTED:
             _protect(root_fd, path)
 
 
@@ -80,7 +80,7 @@ def clone(path: bytes, attributes: int) -> int:
 
 def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
     if own_network:
-        sysfs = _make(b"sysfs", _STRICT | READONLY)
+        sysfs = make(b"sysfs", _STRICT | READONLY)
     else:  # only the owner of a network namespace may mount its sysfs
         sysfs = syscalls.open_tree(b"/sys", recursive=True)
         syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
@@ -90,16 +90,16 @@ def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
     except FileNotFoundError:
         return
     try:
-        mount = _make(b"cgroup2", _STRICT | READONLY)
+        mount = make(b"cgroup2", _STRICT | READONLY)
     except OSError:  # cgroup v1, or not ours to mount
-        mount = _make(b"tmpfs", _STRICT | READONLY, mode=b"0755", size=b"4k")
+        mount = make(b"tmpfs", _STRICT | READONLY, mode=b"0755", size=b"4k")
     syscalls.move_mount(mount, groups)
     os.close(mount)
     os.close(groups)
 
 
 def _set_up_dev(root_fd: int) -> None:
-    dev = _make(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64m")
+    dev = make(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64m")
     target = inroot.open_in_root(root_fd, b"dev", os.O_PATH | os.O_DIRECTORY)
     syscalls.move_mount(dev, target)
     os.close(target)
@@ -109,9 +109,9 @@ def _set_up_dev(root_fd: int) -> None:
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(name, 0o755, dir_fd=dev)
     _attach_in(dev, b"pts", _make_pts())
-    _attach_in(dev, b"shm", _make(b"tmpfs", _STRICT, mode=b"1777", size=b"64m"))
+    _attach_in(dev, b"shm", make(b"tmpfs", _STRICT, mode=b"1777", size=b"64m"))
     try:
-        _attach_in(dev, b"mqueue", _make(b"mqueue", _STRICT))
+        _attach_in(dev, b"mqueue", make(b"mqueue", _STRICT))
     except OSError:
         os.rmdir(b"mqueue", dir_fd=dev)  # a kernel without POSIX message queues
     for text, name in _LINKS:
@@ -122,9 +122,9 @@ def _set_up_dev(root_fd: int) -> None:
 def _make_pts() -> int:
     options = {"mode": b"0620", "ptmxmode": b"0666"}
     try:
-        return _make(b"devpts", NOSUID | NOEXEC, **options, gid=b"5")  # tty, everywhere
+        return make(b"devpts", NOSUID | NOEXEC, **options, gid=b"5")  # tty, everywhere
     except OSError:  # group 5 is not mapped
-        return _make(b"devpts", NOSUID | NOEXEC, **options)
+        return make(b"devpts", NOSUID | NOEXEC, **options)
 
 
 def _mask(root_fd: int, path: bytes) -> None:
@@ -134,7 +134,7 @@ def _mask(root_fd: int, path: bytes) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(os.fstat(target).st_mode):
-        mount = _make(b"tmpfs", _STRICT | READONLY, size=b"4k", nr_inodes=b"2")
+        mount = make(b"tmpfs", _STRICT | READONLY, size=b"4k", nr_inodes=b"2")
     else:
         mount = clone(b"/dev/null", NOSUID | NOEXEC | READONLY)
     syscalls.move_mount(mount, target)
@@ -155,7 +155,8 @@ def _protect(root_fd: int, path: bytes) -> None:
     os.close(target)
 
 
-def _make(fstype: bytes, attributes: int, **options: bytes) -> int:
+def make(fstype: bytes, attributes: int, **options: bytes) -> int:
+    """Give a mount of a new file system, attached nowhere."""
     fs = syscalls.fsopen(fstype)
     try:
         syscalls.fsconfig_string(fs, b"source", fstype)

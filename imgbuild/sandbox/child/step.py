@@ -31,14 +31,17 @@ _NAMESPACES = (
 )
 
 
-def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+Way = Callable[[int, socket.socket, wire.Message, list[int]], int]
+
+
+def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int], way: Way) -> int:
     """Run a spec with three descriptors as its streams; give the status as a shell would.
 
     `zygote` is the process to end with. Over `control` go the request for id maps, the pid of
     the command, and what went wrong before there was one.
     """
     try:
-        return _run(zygote, control, spec, fds)
+        return way(zygote, control, spec, fds)
     except Failed as failed:
         wire.send(control, {"error": failed.to_json()})
     except Exception as problem:  # a fault of ours must reach the session as well
@@ -47,7 +50,8 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     return 125
 
 
-def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+    """Run a spec in namespaces that are made here; see `main`."""
     syscalls.die_with_parent(zygote)
     shift = spec["shift"]
     for fd in fds[1:]:

@@ -1,0 +1,278 @@
+"""Run one command by an OCI runtime of this machine instead of by `enter`.
+
+Two processes, as in `step`: the outer one mounts what the bundle needs, in a mount namespace and
+on a tmpfs that end with it, so that nothing is ever left; the inner one is the first process of a
+PID namespace, lets the runtime create the container and start it, and waits. Killing that one
+ends the runtime and the container. The root of these two never changes, so importing is no danger.
+
+`create` and `start` are two calls on purpose: what fails in the first has run nothing, and the
+next runtime may try.
+"""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable
+from typing import NoReturn
+
+from imgbuild.sandbox.child import bundle, overlay, relay, syscalls, wire
+from imgbuild.sandbox.child.failure import Failed, naming
+from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make
+from imgbuild.sandbox.child.stubs import Stubs
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Where the bundle is, in the mount namespace of the step alone: any directory that all systems have
+# and that has nothing a runtime needs.
+_PLACE = next((path for path in ("/mnt", "/media", "/srv") if os.path.isdir(path)), "/tmp")  # noqa: S108
+_ROOT = f"{_PLACE}/root"
+_ID = "step"  # the state directory is this container's alone
+_LONGEST_LOG = 64 << 10
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has it
+# Cgroups are not for these runtimes to make: limits are set around all of a step.
+_FLAGS = {
+    "crun": ("--cgroup-manager=disabled",),
+    "runc": ("--rootless=true",),
+    "runsc": ("--ignore-cgroups",),
+}
+# How runtimes say that the command itself cannot be executed.
+_UNEXECUTABLE = re.compile(
+    r"exec(?:utable file)?:? [`'\"].*?(?P<why>not found in \$PATH|no such file or directory"
+    r"|permission denied|exec format error|not a directory)|open executable: (?P<open>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+    """Run a spec whose `runtimes` are paths to try, with three descriptors as its streams.
+
+    Gives the status as a shell would; `control` is told the pid of what has to be killed.
+    """
+    syscalls.die_with_parent(zygote)
+    if spec["network"] == "private":
+        raise Failed("runtime", "it cannot be given the network of a build")
+    if spec["devices"]:
+        raise Failed("runtime", "it cannot be given devices")
+    _give_pipes(fds, spec)
+    root_fd, sources = _sources(spec)
+    with naming("unshare"):
+        syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP)
+        syscalls.set_propagation(syscalls.MS_PRIVATE)
+    with naming("bundle"):
+        mounts = _fill_place(root_fd, sources)
+    stubs = Stubs(root_fd)
+    with naming("stub"):
+        stubs.ensure([*((name, True) for name in DIRECTORIES), *_targets(mounts)])
+    me = os.pidfd_open(os.getpid())
+    pid = os.fork()
+    if not pid:
+        _finish(control, lambda: _Container(spec, fds).run(me, mounts))
+    wire.send(control, {"pid": pid})
+    for fd in (*fds, me):
+        os.close(fd)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with naming("stub"):
+        stubs.remove([])
+    return status if status >= 0 else 128 - status
+
+
+class _Container:
+    """The inner process: it makes the container, starts it and waits for it."""
+
+    def __init__(self, spec: wire.Message, fds: list[int]) -> None:
+        self._spec = spec
+        self._fds = fds
+        self._runtime = ""
+
+    def run(self, parent: int, mounts: list[tuple[str, str]]) -> int:
+        syscalls.die_with(parent)
+        with naming("proc"):
+            _remount_proc()
+        terminal = os.isatty(self._fds[0])
+        document = bundle.config(
+            self._spec, mounts, root=_ROOT, terminal=terminal, machine=syscalls.MACHINE
+        )
+        with open(f"{_PLACE}/config.json", "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        console = relay.Listener(f"{_PLACE}/console") if terminal else None
+        problem = self._create(console)
+        if problem:
+            return self._explain(problem)
+        with open(f"{_PLACE}/pid") as pid_file:
+            pid = int(pid_file.read())
+        if console is not None:
+            console.accept()
+        problem = self._call("start", _ID)
+        if problem:
+            return self._explain(problem)
+        if console is not None:
+            console.pass_on(self._fds[0], self._fds[1], os.pidfd_open(pid))
+        return _wait_for(pid)
+
+    def _create(self, console: "relay.Listener | None") -> str:
+        """Create the container by the first runtime that can; say what was in the way of all."""
+        words = ["--bundle", _PLACE, "--pid-file", f"{_PLACE}/pid"]
+        if console is not None:
+            words += ["--console-socket", console.path]
+        problems = []
+        for path in self._spec["runtimes"]:
+            self._runtime = path
+            problem = self._call("create", *words, _ID)
+            if not problem or _UNEXECUTABLE.search(problem):
+                return problem
+            problems.append(f"{os.path.basename(path)}: {problem}")
+            self._call("delete", "--force", _ID)
+        return "; ".join(problems)
+
+    def _call(self, *words: str) -> str:
+        """Call the runtime; give what it says when it fails."""
+        log = f"{_PLACE}/log"
+        with open(log, "w"):
+            pass
+        flags = _FLAGS.get(os.path.basename(self._runtime), ())
+        options = (*flags, "--root", f"{_PLACE}/state", "--log", log, "--log-format", "json")
+        # Only a container that is created gets the streams of the step.
+        streams = self._fds if words[0] == "create" else [_null()] * 3
+        if os.isatty(streams[0]):
+            streams = [_null()] * 3
+        status = _spawn([self._runtime, *options, *words], streams)
+        return "" if status == 0 else _last_error(log) or f"status {status}"
+
+    def _explain(self, problem: str) -> int:
+        """Say that the command cannot be executed as a shell would, or raise what is in the way."""
+        found = _UNEXECUTABLE.search(problem)
+        if found is None:
+            raise Failed("runtime", problem)
+        why = (found["why"] or found["open"]).strip().lower()
+        missing = "not found" in why or "no such file" in why
+        program = self._spec["argv"][0]
+        if missing and "/" not in program:
+            why = "executable file not found in $PATH"
+        os.write(self._fds[2], os.fsencode(f'exec: "{program}": {why}\n'))
+        return _NOT_FOUND if missing else _NOT_EXECUTABLE
+
+
+def _sources(spec: wire.Message) -> tuple[int, list[tuple[int, str]]]:
+    """Mount the root and what is shown in it, attached nowhere yet."""
+    root = spec["root"]
+    with naming("overlay"):
+        lowers = [os.fsencode(path) for path in root["lowers"]]
+        root_fd = overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
+    with naming("bind"):
+        attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
+        sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
+    return root_fd, [(fd, m["target"]) for fd, m in zip(sources, spec["mounts"], strict=True)]
+
+
+def _fill_place(root_fd: int, sources: list[tuple[int, str]]) -> list[tuple[str, str]]:
+    """Put a tmpfs over a directory that hides nothing a runtime needs, and the mounts on that."""
+    place = os.open(_PLACE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    memory = make(b"tmpfs", syscalls.NOSUID | syscalls.NODEV, mode=b"0711")
+    syscalls.move_mount(memory, place)
+    os.close(place)
+    os.mkdir("root", 0o755, dir_fd=memory)
+    _attach(root_fd, memory, "root")
+    shown = []
+    for number, (fd, target) in enumerate(sources):
+        name = f"mount{number}"
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.mkdir(name, 0o755, dir_fd=memory)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=memory))
+        _attach(fd, memory, name)
+        os.close(fd)
+        shown.append((f"{_PLACE}/{name}", target))
+    _hide_cgroups()
+    return shown
+
+
+def _attach(mount: int, directory: int, name: str) -> None:
+    target = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
+    syscalls.move_mount(mount, target)
+    os.close(target)
+
+
+def _hide_cgroups() -> None:
+    """Show runtimes one hierarchy that they cannot write to: some refuse a mixture of both kinds."""
+    with contextlib.suppress(OSError):
+        groups = os.open("/sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        mount = make(b"cgroup2", syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV)
+        syscalls.move_mount(mount, groups)
+        os.close(mount)
+        os.close(groups)
+
+
+def _targets(mounts: list[tuple[str, str]]) -> list[tuple[bytes, bool]]:
+    """List what mounts need in the root; /dev is the container's own."""
+    pairs = [(os.fsencode(target).strip(b"/"), source) for source, target in mounts]
+    return [(t, os.path.isdir(source)) for t, source in pairs if not t.startswith(b"dev/")]
+
+
+def _give_pipes(fds: list[int], spec: wire.Message) -> None:
+    """Let the command open its own /dev/stdout, which is a pipe."""
+    for fd in fds[1:]:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            with contextlib.suppress(OSError):
+                os.fchown(fd, spec["shift"] + spec["uid"], spec["shift"] + spec["gid"])
+
+
+def _remount_proc() -> None:
+    """Show the numbers of this PID namespace: a runtime writes id maps by them."""
+    target = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mount = make(b"proc", syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC)
+    syscalls.move_mount(mount, target)
+    os.close(mount)
+    os.close(target)
+
+
+def _null() -> int:
+    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _spawn(argv: list[str], streams: list[int]) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
+    env = {"PATH": _PATH, "XDG_RUNTIME_DIR": _PLACE}
+    try:
+        pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
+    except OSError as problem:
+        raise Failed("runtime", f"{argv[0]}: {problem.strerror}") from None
+    return _wait_for(pid)
+
+
+def _wait_for(pid: int) -> int:
+    """Wait for one process, and be the parent of those that have lost theirs."""
+    while True:
+        ended, status = os.wait()
+        if ended == pid:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _last_error(log: str) -> str:
+    """Give the last error of a log with one JSON object a line."""
+    with open(log, errors="replace") as file:
+        lines = file.read(_LONGEST_LOG).splitlines()
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return line
+        if entry.get("level") in {"error", "fatal"}:
+            return str(entry.get("msg", ""))
+    return ""
+
+
+def _finish(control: socket.socket, act: Callable[[], int]) -> NoReturn:
+    """End with the status of the command, or say why there is none."""
+    status = 125
+    try:
+        status = act()
+    except Failed as failed:
+        wire.send(control, {"error": failed.to_json()})
+    except BaseException as problem:
+        text = f"{type(problem).__name__}: {problem}"
+        wire.send(control, {"error": Failed("step", text).to_json()})
+    finally:
+        os._exit(status)
