@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from imgbuild.build.homes import registry_options, store_path
 from imgbuild.build.places import URL
+from imgbuild.build.runrequest import settled_run
 from imgbuild.errors import UsageError
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
 from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, Secret, SshAgent
@@ -69,6 +70,7 @@ def settled(options: BuildOptions) -> BuildOptions:
         metadata_file=_path(options.metadata_file),
         secrets=tuple(map(_secret, options.secrets)),
         ssh=_agents(options.ssh),
+        run=settled_run(options.run),
     )
 
 

@@ -60,6 +60,15 @@ _MEANINGS = {
     ),
     "network": ("the network of the container cannot be set up", _IN_CONTAINERS),
     "bind": ("a file cannot be mounted in the container", None),
+    "limits": (
+        "a limit of the command cannot be set",
+        (
+            "No process here may have more than imgbuild itself: give less, or raise the hard limit of "
+            "the shell that starts imgbuild (ulimit -H, /etc/security/limits.conf)."
+        ),
+    ),
+    "device": ("a device cannot be given to the command", None),
+    "cgroup": ("the command cannot join its control group", "Leave the limits out."),
     "stub": ("a mount point cannot be made in the image", None),
     "start": ("the sandbox could not start", None),
 }

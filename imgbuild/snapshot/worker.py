@@ -18,7 +18,7 @@ from imgbuild.layer.extract import extract
 from imgbuild.layer.index import encode_entry
 from imgbuild.layer.owners import Ownership
 from imgbuild.layer.tarwrite import TarWriter
-from imgbuild.sandbox.child import overlay
+from imgbuild.sandbox.child import network, overlay
 from imgbuild.sandbox.child.serve import Handler, serve
 from imgbuild.snapshot.changes import STUB_DIRECTORIES, STUB_FILES, ChangeWalk
 from imgbuild.snapshot.remove import empty_directory, remove_tree
@@ -191,6 +191,7 @@ VERBS: dict[str, Handler] = {
     "move": move,
     "remove": remove,
     "empty": empty,
+    "network": network.make,
 }
 
 

@@ -5,10 +5,11 @@ https://github.com/opencontainers/runtime-spec/blob/v1.0.2/config.md
 
 from typing import Any
 
-from imgbuild.sandbox.child import capabilities, filesystems, seccomp_rules, wire
+from imgbuild.sandbox.child import capability_names, filesystems, seccomp_rules, wire
 
 _NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup", "user")
 _UMASK = 0o022
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STRICT = ("nosuid", "noexec", "nodev")
 
 
@@ -30,19 +31,21 @@ def config(
         "process": _process(spec, terminal=terminal),
         "root": {"path": root, "readonly": spec["readonly"]},
         "hostname": spec["hostname"],
-        "mounts": [*_filesystems(spec), *binds],
+        # /sys is among the binds: a runtime may not mount that of a network it does not own.
+        "mounts": [*_filesystems(spec), *binds, _NO_CGROUPS],
         "linux": _linux(spec, machine),
     }
 
 
 def held_capabilities(spec: wire.Message) -> list[str]:
     """Name what the process may ever hold."""
-    return capabilities.NAMES if spec["insecure"] else spec["capabilities"]
+    return capability_names.NAMES if spec["insecure"] else spec["capabilities"]
 
 
 def _process(spec: wire.Message, *, terminal: bool) -> dict[str, Any]:
     bounding = [f"CAP_{name.upper()}" for name in held_capabilities(spec)]
     held = bounding if spec["uid"] == 0 else []
+    env = {"PATH": _PATH, **dict(spec["env"])}  # runtimes look programs up in it
     user = {"uid": spec["uid"], "gid": spec["gid"], "umask": _UMASK}
     if spec["groups"] and spec["count"] > 1:
         user["additionalGids"] = list(spec["groups"])
@@ -50,7 +53,7 @@ def _process(spec: wire.Message, *, terminal: bool) -> dict[str, Any]:
         "terminal": terminal,
         "user": user,
         "args": list(spec["argv"]),
-        "env": [f"{name}={value}" for name, value in spec["env"]],
+        "env": [f"{name}={value}" for name, value in env.items()],
         "cwd": spec["cwd"],
         "capabilities": {
             "bounding": bounding,
@@ -72,10 +75,9 @@ def _limit(value: int) -> int:
 
 
 def _linux(spec: wire.Message, machine: str) -> dict[str, Any]:
-    spaces = [*_NAMESPACES, *(["network"] if spec["network"] == "none" else [])]
     mapping = [{"containerID": 0, "hostID": spec["shift"], "size": spec["count"]}]
     linux: dict[str, Any] = {
-        "namespaces": [{"type": kind} for kind in spaces],
+        "namespaces": [{"type": kind} for kind in _NAMESPACES],
         "uidMappings": mapping,
         "gidMappings": mapping,
     }
@@ -89,10 +91,6 @@ def _linux(spec: wire.Message, machine: str) -> dict[str, Any]:
 
 
 def _filesystems(spec: wire.Message) -> list[dict[str, Any]]:
-    if spec["network"] == "none":
-        sysfs = _mount("/sys", "sysfs", *_STRICT, "ro")
-    else:  # only the owner of a network namespace may mount its sysfs
-        sysfs = _mount("/sys", "bind", "rbind", *_STRICT, "ro", source="/sys")
     terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
     if spec["count"] > 5:
         terminals.append("gid=5")  # tty, everywhere
@@ -102,11 +100,12 @@ def _filesystems(spec: wire.Message) -> list[dict[str, Any]]:
         _mount("/dev/pts", "devpts", *terminals),
         _mount("/dev/shm", "tmpfs", *_STRICT, "mode=1777", f"size={spec['shm_size']}"),  # noqa: S108
         _mount("/dev/mqueue", "mqueue", *_STRICT),
-        sysfs,
-        _mount("/sys/fs/cgroup", "tmpfs", *_STRICT, "ro", "mode=755", "size=4k"),
     ]
 
 
 def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:
     found = {"destination": target, "type": kind, "source": source or kind}
     return {**found, "options": list(options)}
+
+
+_NO_CGROUPS = _mount("/sys/fs/cgroup", "tmpfs", *_STRICT, "ro", "mode=755", "size=4k")

@@ -8,13 +8,20 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
-import struct
 import sys
 from typing import NoReturn
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import capabilities, filesystems, seccomp, syscalls, wire
+from imgbuild.sandbox.child import (
+    capabilities,
+    devices,
+    filesystems,
+    limits,
+    network,
+    seccomp,
+    syscalls,
+    wire,
+)
 from imgbuild.sandbox.child.failure import Failed, naming
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -27,12 +34,13 @@ def become(
     spec: wire.Message,
     root_fd: int,
     mounts: list[tuple[int, bytes]],
+    nodes: list[devices.Device],
     fds: list[int],
 ) -> NoReturn:
     """Finish the root, enter it, give up privileges and execute the command.
 
     `parent` is a pidfd of the process to end with; `mounts` are detached mounts of files with
-    their targets in the root.
+    their targets in the root, `nodes` those of devices.
     """
     syscalls.die_with(parent)
     with naming("mount"):
@@ -40,8 +48,15 @@ def become(
         _attach_root(root_fd)
     if spec["network"] == "none":
         with naming("network"):
-            _bring_up_loopback()
-    filesystems.set_up(root_fd, own_network=spec["network"] == "none")
+            network.bring_up_loopback()
+    filesystems.set_up(
+        root_fd,
+        own_network=spec["network"] == "none",
+        shm_size=spec["shm_size"],
+        masked=not spec["insecure"],
+    )
+    with naming("device"):
+        devices.attach(nodes, root_fd)
     with naming("bind"):
         for mount, target in mounts:
             filesystems.attach_file(mount, root_fd, target)
@@ -50,6 +65,9 @@ def become(
         cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0))
     with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
         syscalls.sethostname(os.fsencode(spec["hostname"]))
+    if spec["readonly"]:
+        with naming("read-only"):
+            syscalls.mount_setattr(root_fd, b"", syscalls.READONLY)
     program = compiled_filter(spec)
     _take_streams(fds, interactive=spec["interactive"])
     with naming("pivot"):
@@ -60,8 +78,10 @@ def become(
         if not os.getcwdb().startswith(b"/"):
             raise Failed("workdir", "the working directory is outside the root")
     syscalls.landlock_scope()
-    with naming("seccomp"):
-        syscalls.install_filter(program)
+    if not spec["insecure"]:
+        with naming("seccomp"):
+            syscalls.install_filter(program)
+    limits.limit(spec["rlimits"])
     _drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
     _execute(spec["argv"], dict(spec["env"]))
@@ -80,12 +100,6 @@ def _attach_root(root_fd: int) -> None:
     top = os.open("/", os.O_PATH | os.O_CLOEXEC)
     syscalls.move_mount(root_fd, top)
     os.close(top)
-
-
-def _bring_up_loopback() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        flags = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
-        fcntl.ioctl(sock, 0x8914, flags)  # SIOCSIFFLAGS
 
 
 def _take_streams(fds: list[int], *, interactive: bool) -> None:

@@ -15,6 +15,7 @@ from imgbuild.sandbox.child.syscalls import NODEV, NOEXEC, NOSUID, READONLY
 DIRECTORIES = (b"proc", b"sys", b"dev")
 
 _STRICT = NOSUID | NODEV | NOEXEC
+PROTECTION = _STRICT | READONLY
 _DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
 _LINKS = (
     (b"pts/ptmx", b"ptmx"),
@@ -42,14 +43,16 @@ MASKED = (
 PROTECTED = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
-def set_up(root_fd: int, *, own_network: bool) -> None:
-    """Mount /proc, /sys and /dev in a root and mask what must not be seen."""
+def set_up(root_fd: int, *, own_network: bool, shm_size: int, masked: bool) -> None:
+    """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes."""
     with naming("proc"):
         _attach(make(b"proc", _STRICT), root_fd, b"proc")
     with naming("sys"):
         _set_up_sys(root_fd, own_network=own_network)
     with naming("dev"):
-        _set_up_dev(root_fd)
+        _set_up_dev(root_fd, shm_size)
+    if not masked:
+        return
     with naming("mask"):
         for path in MASKED:
             _mask(root_fd, path)
@@ -78,12 +81,17 @@ def clone(path: bytes, attributes: int) -> int:
     return mount
 
 
+def make_sysfs() -> int:
+    """Give a /sys of this process's network, attached nowhere."""
+    return make(b"sysfs", _STRICT | READONLY)
+
+
 def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
     if own_network:
-        sysfs = make(b"sysfs", _STRICT | READONLY)
+        sysfs = make_sysfs()
     else:  # only the owner of a network namespace may mount its sysfs
         sysfs = syscalls.open_tree(b"/sys", recursive=True)
-        syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
+        syscalls.mount_setattr(sysfs, b"", PROTECTION, recursive=True)
     _attach(sysfs, root_fd, b"sys")
     try:
         groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
@@ -98,7 +106,7 @@ def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
     os.close(groups)
 
 
-def _set_up_dev(root_fd: int) -> None:
+def _set_up_dev(root_fd: int, shm_size: int) -> None:
     dev = make(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64m")
     target = inroot.open_in_root(root_fd, b"dev", os.O_PATH | os.O_DIRECTORY)
     syscalls.move_mount(dev, target)
@@ -109,7 +117,7 @@ def _set_up_dev(root_fd: int) -> None:
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(name, 0o755, dir_fd=dev)
     _attach_in(dev, b"pts", _make_pts())
-    _attach_in(dev, b"shm", make(b"tmpfs", _STRICT, mode=b"1777", size=b"64m"))
+    _attach_in(dev, b"shm", make(b"tmpfs", _STRICT, mode=b"1777", size=b"%d" % shm_size))
     try:
         _attach_in(dev, b"mqueue", make(b"mqueue", _STRICT))
     except OSError:

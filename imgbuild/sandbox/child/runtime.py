@@ -18,9 +18,10 @@ import stat
 from collections.abc import Callable
 from typing import NoReturn
 
-from imgbuild.sandbox.child import bundle, overlay, relay, syscalls, wire
+from imgbuild import inroot
+from imgbuild.sandbox.child import bundle, cgroups, devices, network, overlay, relay, syscalls, wire
 from imgbuild.sandbox.child.failure import Failed, naming
-from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make
+from imgbuild.sandbox.child.filesystems import DIRECTORIES, PROTECTION, clone, make, make_sysfs
 from imgbuild.sandbox.child.stubs import Stubs
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -44,6 +45,8 @@ _UNEXECUTABLE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+_WORKDIR = re.compile(r"\bchdir\b|\bcwd\b")
+
 
 def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
     """Run a spec whose `runtimes` are paths to try, with three descriptors as its streams.
@@ -51,26 +54,28 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     Gives the status as a shell would; `control` is told the pid of what has to be killed.
     """
     syscalls.die_with_parent(zygote)
-    if spec["network"] == "private":
-        raise Failed("runtime", "it cannot be given the network of a build")
-    if spec["devices"]:
-        raise Failed("runtime", "it cannot be given devices")
+    lent: dict[str, int] = spec["lent"]
+    with naming("cgroup"):
+        cgroups.join(lent)
+    _check(spec)
     _give_pipes(fds, spec)
     root_fd, sources = _sources(spec)
-    with naming("unshare"):
-        syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP)
-        syscalls.set_propagation(syscalls.MS_PRIVATE)
+    with naming("network"):
+        network.join(lent)
+    _enter_namespaces(own_network=spec["network"] == "none")
     with naming("bundle"):
-        mounts = _fill_place(root_fd, sources)
-    stubs = Stubs(root_fd)
+        mounts = _fill_place(root_fd, [*_sysfs(spec), *sources])
+    stubs = Stubs(root_fd, spec["shift"])
     with naming("stub"):
         stubs.ensure([*((name, True) for name in DIRECTORIES), *_targets(mounts)])
+    with naming("workdir"):
+        _make_workdir(root_fd, spec)
     me = os.pidfd_open(os.getpid())
     pid = os.fork()
     if not pid:
         _finish(control, lambda: _Container(spec, fds).run(me, mounts))
     wire.send(control, {"pid": pid})
-    for fd in (*fds, me):
+    for fd in (*fds, *lent.values(), me):
         os.close(fd)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
@@ -85,12 +90,17 @@ class _Container:
         self._spec = spec
         self._fds = fds
         self._runtime = ""
+        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        # What a container that is created inherits; a terminal it gets from the runtime.
+        self._streams = fds if spec["interactive"] else [self._null, *fds[1:]]
+        if os.isatty(fds[0]):
+            self._streams = [self._null] * 3
 
     def run(self, parent: int, mounts: list[tuple[str, str]]) -> int:
         syscalls.die_with(parent)
         with naming("proc"):
             _remount_proc()
-        terminal = os.isatty(self._fds[0])
+        terminal = self._spec["interactive"] and os.isatty(self._fds[0])
         document = bundle.config(
             self._spec, mounts, root=_ROOT, terminal=terminal, machine=syscalls.MACHINE
         )
@@ -120,7 +130,7 @@ class _Container:
         for path in self._spec["runtimes"]:
             self._runtime = path
             problem = self._call("create", *words, _ID)
-            if not problem or _UNEXECUTABLE.search(problem):
+            if not problem or _UNEXECUTABLE.search(problem) or _WORKDIR.search(problem):
                 return problem
             problems.append(f"{os.path.basename(path)}: {problem}")
             self._call("delete", "--force", _ID)
@@ -133,25 +143,45 @@ class _Container:
             pass
         flags = _FLAGS.get(os.path.basename(self._runtime), ())
         options = (*flags, "--root", f"{_PLACE}/state", "--log", log, "--log-format", "json")
-        # Only a container that is created gets the streams of the step.
-        streams = self._fds if words[0] == "create" else [_null()] * 3
-        if os.isatty(streams[0]):
-            streams = [_null()] * 3
+        streams = self._streams if words[0] == "create" else [self._null] * 3
         status = _spawn([self._runtime, *options, *words], streams)
         return "" if status == 0 else _last_error(log) or f"status {status}"
 
     def _explain(self, problem: str) -> int:
         """Say that the command cannot be executed as a shell would, or raise what is in the way."""
+        if _WORKDIR.search(problem):
+            raise Failed("workdir", problem)
         found = _UNEXECUTABLE.search(problem)
         if found is None:
             raise Failed("runtime", problem)
         why = (found["why"] or found["open"]).strip().lower()
-        missing = "not found" in why or "no such file" in why
+        missing = any(words in why for words in ("not found", "no such file", "not a directory"))
         program = self._spec["argv"][0]
         if missing and "/" not in program:
             why = "executable file not found in $PATH"
         os.write(self._fds[2], os.fsencode(f'exec: "{program}": {why}\n'))
         return _NOT_FOUND if missing else _NOT_EXECUTABLE
+
+
+def _check(spec: wire.Message) -> None:
+    """Refuse what config.json cannot say: it is JSON, and JSON is text."""
+    pairs = (text for pair in spec["env"] for text in pair)
+    try:
+        for text in (*spec["argv"], *pairs, spec["cwd"]):
+            text.encode()
+    except UnicodeEncodeError:
+        raise Failed("runtime", "the command or its environment is not UTF-8") from None
+
+
+def _enter_namespaces(*, own_network: bool) -> None:
+    """Enter those that the container is made from; the runtime makes all others."""
+    with naming("unshare"):
+        flags = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWCGROUP
+        syscalls.unshare(flags | (syscalls.CLONE_NEWNET if own_network else 0))
+        syscalls.set_propagation(syscalls.MS_PRIVATE)
+    if own_network:
+        with naming("network"):
+            network.bring_up_loopback()
 
 
 def _sources(spec: wire.Message) -> tuple[int, list[tuple[int, str]]]:
@@ -163,7 +193,28 @@ def _sources(spec: wire.Message) -> tuple[int, list[tuple[int, str]]]:
     with naming("bind"):
         attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
         sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
-    return root_fd, [(fd, m["target"]) for fd, m in zip(sources, spec["mounts"], strict=True)]
+    shown = [(fd, m["target"]) for fd, m in zip(sources, spec["mounts"], strict=True)]
+    return root_fd, shown + [(fd, os.fsdecode(path)) for fd, path in devices.clone(spec["devices"])]
+
+
+def _sysfs(spec: wire.Message) -> list[tuple[int, str]]:
+    """Give /sys: only the owner of a network may mount that of it, which no runtime here is."""
+    with naming("sys"):
+        if "sysfs" in spec["lent"]:
+            return [(spec["lent"]["sysfs"], "/sys")]
+        if spec["network"] == "none":
+            return [(make_sysfs(), "/sys")]
+        mount = syscalls.open_tree(b"/sys", recursive=True)
+        syscalls.mount_setattr(mount, b"", PROTECTION, recursive=True)
+        return [(mount, "/sys")]
+
+
+def _make_workdir(root_fd: int, spec: wire.Message) -> None:
+    """Make the working directory, unless it is in what the runtime mounts."""
+    path = os.fsencode(spec["cwd"])
+    if path.strip(b"/").split(b"/")[0] not in DIRECTORIES:
+        owner = spec["shift"]
+        os.close(inroot.make_dirs(root_fd, path, 0o755, (owner, owner)))
 
 
 def _fill_place(root_fd: int, sources: list[tuple[int, str]]) -> list[tuple[str, str]]:
@@ -227,10 +278,6 @@ def _remount_proc() -> None:
     os.close(target)
 
 
-def _null() -> int:
-    return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-
-
 def _spawn(argv: list[str], streams: list[int]) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
     env = {"PATH": _PATH, "XDG_RUNTIME_DIR": _PLACE}
@@ -241,13 +288,16 @@ def _spawn(argv: list[str], streams: list[int]) -> int:
     return _wait_for(pid)
 
 
+_ended: dict[int, int] = {}
+
+
 def _wait_for(pid: int) -> int:
     """Wait for one process, and be the parent of those that have lost theirs."""
-    while True:
+    while pid not in _ended:
         ended, status = os.wait()
-        if ended == pid:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+        _ended[ended] = status
+    code = os.waitstatus_to_exitcode(_ended.pop(pid))
+    return code if code >= 0 else 128 - code
 
 
 def _last_error(log: str) -> str:

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable
 from typing import NoReturn
 
-from imgbuild.sandbox.child import overlay, syscalls, wire
+from imgbuild.sandbox.child import cgroups, devices, network, overlay, syscalls, wire
 from imgbuild.sandbox.child.enter import become, forget_import_paths
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone
@@ -53,6 +53,9 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
 def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
     """Run a spec in namespaces that are made here; see `main`."""
     syscalls.die_with_parent(zygote)
+    lent: dict[str, int] = spec["lent"]
+    with naming("cgroup"):
+        cgroups.join(lent)
     shift = spec["shift"]
     for fd in fds[1:]:
         _give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
@@ -64,6 +67,9 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     with naming("bind"):
         attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
         sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
+    nodes = devices.clone(spec["devices"])
+    with naming("network"):
+        network.join(lent)
     _enter_namespaces(zygote, control, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
@@ -73,9 +79,9 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     pid = os.fork()
     if not pid:
         mounts = list(zip(sources, targets, strict=True))
-        _become(control, lambda: become(me, spec, root_fd, mounts, fds))
+        _become(control, lambda: become(me, spec, root_fd, mounts, nodes, fds))
     wire.send(control, {"pid": pid})
-    for fd in (*fds, *sources, me):
+    for fd in (*fds, *sources, *(node for node, _ in nodes), *lent.values(), me):
         os.close(fd)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):

@@ -30,6 +30,7 @@ _NUMBERS = {
         "prctl": 157,
         "seccomp": 317,
         "sethostname": 170,
+        "setns": 308,
         "umount2": 166,
         "unshare": 272,
     },
@@ -41,6 +42,7 @@ _NUMBERS = {
         "prctl": 167,
         "seccomp": 277,
         "sethostname": 161,
+        "setns": 268,
         "umount2": 39,
         "unshare": 97,
     },
@@ -58,6 +60,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_NODEV = 4
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
@@ -94,6 +97,11 @@ def call(name: str, *args: object) -> int:
 
 def unshare(flags: int) -> None:
     call("unshare", flags)
+
+
+def setns(namespace: int, kind: int) -> None:
+    """Enter a namespace given by descriptor; `kind` is its CLONE_ flag."""
+    call("setns", namespace, kind)
 
 
 def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes = b"") -> None:

@@ -96,7 +96,8 @@ class Zygote:
             status = 125
             try:
                 ours.close()
-                status = step.main(me, theirs, spec, fds, _way(spec))
+                spec["lent"] = dict(zip(spec["lent"], fds[3:], strict=True))
+                status = step.main(me, theirs, spec, fds[:3], _way(spec))
             finally:
                 os._exit(status)
         theirs.close()
