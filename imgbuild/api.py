@@ -16,7 +16,7 @@ from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform, parse_platform
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
-from imgbuild.options import STANDARD_PATH, BuildOptions, RegistryOptions
+from imgbuild.options import STANDARD_PATH, BuildOptions, NetworkMode, RegistryOptions, RunOptions
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
@@ -196,19 +196,44 @@ def run(
     streams: tuple[int, int, int] = (0, 1, 2),
     tty: bool = False,
     search_path: str | None = None,
+    options: RunOptions | None = None,
+    entrypoint: Sequence[str] | None = None,
+    user: str | None = None,
+    workdir: str | None = None,
+    env: Mapping[str, str] | None = None,
+    hostname: str | None = None,
+    network: NetworkMode = "default",
+    readonly: bool = False,
+    events: EventSink = ignore,
 ) -> int:
     """Run an image of the store in a throw-away root and return the exit status of its command.
 
     `command` takes the place of the image's CMD. `streams` are the descriptors of standard
     input, output and error; with `tty` the command gets a terminal of its own where they are one.
-    Raises `NameNotFoundError` and `SandboxError`.
+    `entrypoint`, `user` and `workdir` take the place of the image's, `env` is added to its own;
+    with `readonly`, nothing but volumes can be written to. `events` gets notices. Raises
+    `NameNotFoundError`, `UsageError`, `SandboxError`, and `StepFailedError` after a timeout.
     """
-    from imgbuild.build.runimage import run_image
+    from imgbuild.build.runimage import Changed, run_image
+    from imgbuild.build.runrequest import settled_network, settled_run
 
+    changed = Changed(
+        tuple(command),
+        None if entrypoint is None else tuple(entrypoint),
+        user,
+        workdir,
+        dict(env or {}),
+        hostname,
+        readonly,
+        settled_network(network),
+    )
+    settled = settled_run(options or RunOptions())
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
         rootfs = _rootfs(opened, search_path)
-        return run_image(opened, rootfs, full or name, descriptor, command, streams, tty=tty)
+        return run_image(
+            opened, rootfs, full or name, descriptor, changed, settled, streams, events, tty=tty
+        )
 
 
 def pull(

@@ -36,6 +36,7 @@ from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
     from imgbuild.build.accounts import Accounts
+    from imgbuild.build.commands import Commands
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
@@ -119,6 +120,7 @@ class _Engine:
         self._outcomes: list[StepOutcome] = []
         self._contexts: dict[str, Tree] = {}
         self._opened: Roots | None = None
+        self._commands: Commands | None = None
 
     def build(self) -> Built:
         plan = self._plan
@@ -201,6 +203,8 @@ class _Engine:
         match step:
             case RunStep():
                 inputs = {"ids": "single"} if self._inputs.rootfs.single_id else {}
+                if names := [name for name, _ in self._inputs.run.add_hosts]:
+                    inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
                 document = self._key(step, progress, inputs)
                 return self._cached(progress) or self._make(
                     progress, document, lambda: self._run(step, progress)
@@ -261,6 +265,9 @@ class _Engine:
         from imgbuild.build.runsetup import RunContext
         from imgbuild.build.runstep import run_layer
 
+        commands = self._shared_commands(roots)
+        if step.network == "default":
+            commands.networks.begin()
         accounts = progress.accounts or Accounts()
         platform = progress.stage.config.platform
         context = RunContext(
@@ -272,6 +279,7 @@ class _Engine:
             accounts,
             self._inputs.run,
             self._inputs.secrets,
+            commands,
             "" if platform.matches(host_platform()) else str(platform),
         )
         with roots.workspace(progress.layers) as workspace:
@@ -282,8 +290,24 @@ class _Engine:
 
     def _roots(self) -> "Roots":
         if self._opened is None:
-            self._opened = self._stack.enter_context(self._inputs.rootfs.open())
+            opened = self._inputs.rootfs.open(lambda: self._shared_commands(opened).files())
+            self._opened = self._stack.enter_context(opened)
         return self._opened
+
+    def _shared_commands(self, roots: "Roots") -> "Commands":
+        if self._commands is None:
+            from imgbuild.build.commands import Commands
+
+            inputs = self._inputs
+            self._commands = Commands(
+                inputs.run,
+                inputs.rootfs.idmap,
+                inputs.rootfs.search_path,
+                lambda: roots.session,
+                inputs.events,
+            )
+            self._stack.callback(self._commands.networks.close)
+        return self._commands
 
     # --- COPY, ADD, WORKDIR
 

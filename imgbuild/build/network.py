@@ -84,6 +84,11 @@ class Networks:
                 self._early = threading.Thread(target=self._make, daemon=True)
                 self._early.start()
 
+    def close(self) -> None:
+        """Wait for what `begin` began; the session then ends the network."""
+        if self._early is not None:
+            self._early.join()
+
     def choose(self, wanted: Wanted, env: Iterable[tuple[str, str]] = ()) -> Network:
         """Return the network of a command; `env` may have proxies that it depends on."""
         if wanted != "default":

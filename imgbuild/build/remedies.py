@@ -10,17 +10,22 @@ _NOT_EXECUTABLE = 126
 _KILLED = 137
 
 
-def remedy(status: int, output: bytes, *, single_id: bool, foreign: str) -> str | None:
+def remedy(
+    status: int, output: bytes, *, single_id: bool, foreign: str, memory: int | None = None
+) -> str | None:
     """Return what to do about `status`, or None where nothing is known.
 
     `output` is the last that the command wrote; `foreign` names the platform of the image when
-    it is not this machine's, and is empty otherwise.
+    it is not this machine's, and is empty otherwise. `memory` is the limit that a process was
+    ended for, in bytes.
     """
     if status == _NOT_EXECUTABLE and foreign:
         return (
             f"the image is for {foreign}, which this machine does not run; "
             "leave --platform out, or set up an emulator (binfmt_misc)"
         )
+    if memory is not None:
+        return f"it needed more memory than --memory {memory >> 20}m allows: give it more"
     if single_id and any(words in output for words in _REFUSALS):
         return _SINGLE
     if status == _KILLED:

@@ -1,5 +1,6 @@
 """Where builds and `imgbuild run` get materialised roots: id mapping, worker and layers of one store."""
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ class Rootfs:
 
     def __init__(self, store: Store, search_path: str) -> None:
         self._store = store
-        self._search_path = search_path
+        self.search_path = search_path
         self.stack = LayerStack(store)
 
     @cached_property
@@ -24,14 +25,14 @@ class Rootfs:
         """The ids this user can have; nothing is started to find out."""
         from imgbuild.sandbox.idmap import choose_idmap
 
-        return choose_idmap(self._search_path)
+        return choose_idmap(self.search_path)
 
     @property
     def single_id(self) -> bool:
         return self.idmap.kind == "single"
 
-    def open(self) -> "Roots":
-        """Return the roots of one build; close them when it ends."""
+    def open(self, files: Callable[[], Mapping[str, str]] = dict) -> "Roots":
+        """Return the roots of one build; close them when it ends. `files` is as `Roots` has it."""
         from imgbuild.sandbox.launch import launch
         from imgbuild.snapshot.roots import WORKER, Roots
 
@@ -43,4 +44,5 @@ class Rootfs:
             self.stack.open_verified,
             lambda: launch(self.idmap, WORKER, [store.paths.trees]),
             abandoned=store.abandoned_scratch,
+            files=files,
         )

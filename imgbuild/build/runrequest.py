@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgbuild.errors import UsageError
-from imgbuild.options import RunOptions, Volume
+from imgbuild.options import NetworkMode, RunOptions, Volume
 from imgbuild.sandbox.child.capability_names import NAMES
 
 ALL = "ALL"
@@ -45,6 +45,14 @@ def settled_run(options: RunOptions) -> RunOptions:
         memory=options.memory or None,
         cpus=options.cpus or None,
     )
+
+
+def settled_network(network: str) -> NetworkMode:
+    """Return a network's name; raise `UsageError` for what is none."""
+    known: dict[str, NetworkMode] = {"default": "default", "host": "host", "none": "none"}
+    if network in known:
+        return known[network]
+    raise UsageError(f"unknown network: {network}", hint="give default, host or none")
 
 
 def _check_allowed(options: RunOptions) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from imgbuild.build import users
 from imgbuild.build.accounts import Accounts
+from imgbuild.build.commands import Commands
 from imgbuild.build.commit import LayerMaker
 from imgbuild.build.secrets import Secrets
 from imgbuild.dockerfile.quoting import quote
@@ -31,6 +32,7 @@ class RunContext(NamedTuple):
     accounts: Accounts
     options: RunOptions
     secrets: Secrets
+    commands: Commands
     foreign: str = ""
 
 
@@ -50,7 +52,7 @@ def prepared(step: RunStep, workspace: Workspace, context: RunContext) -> Iterat
             uid=who.uid,
             gid=who.gid,
             groups=tuple(who.groups),
-            network="none" if step.network == "none" else "host",
+            insecure=step.security == "insecure",
             mounts=tuple(_mounts(step, workspace, context, stack)),
         )
 

@@ -34,6 +34,7 @@ class Secrets:
         self._search_path = search_path
         self._started: dict[str, KeyAgent] = {}
         self._drained: dict[str, bytes] = {}
+        self.lent: set[bytes] = set()
         for secret in self._secrets.values():
             _check_secret(secret)
         for agent in self._agents.values():
@@ -51,7 +52,16 @@ class Secrets:
             self._started.popitem()[1].close()
 
     def get(self, name: str) -> bytes | None:
-        """Return the value of the secret `name`, None where none was given; raise `ContextError`."""
+        """Return the value of the secret `name`, None where none was given; raise `ContextError`.
+
+        The value is in `lent` from now on.
+        """
+        value = self._read(name)
+        if value is not None:
+            self.lent.add(value)
+        return value
+
+    def _read(self, name: str) -> bytes | None:
         secret = self._secrets.get(name)
         if secret is None:
             return None

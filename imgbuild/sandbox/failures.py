@@ -59,7 +59,7 @@ _MEANINGS = {
         "Check WORKDIR: a parent may be a file or a link into /proc.",
     ),
     "network": ("the network of the container cannot be set up", _IN_CONTAINERS),
-    "bind": ("a file cannot be mounted in the container", None),
+    "bind": ("something cannot be mounted in the container", None),
     "limits": (
         "a limit of the command cannot be set",
         (

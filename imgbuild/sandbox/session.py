@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from imgbuild import errors
 from imgbuild.errors import ImgbuildError, SandboxError
@@ -32,6 +32,9 @@ class _Pending:
             self._answer = message, fds
         self._done.set()
 
+    def is_settled(self, seconds: float | None) -> bool:
+        return self._done.wait(seconds)
+
     def wait(self) -> tuple[wire.Message, list[int]]:
         self._done.wait()
         if self._answer is None:
@@ -47,11 +50,17 @@ class Running:
         self._request = request
         self._pending = pending
 
-    def wait(self) -> int:
+    @overload
+    def wait(self) -> int: ...
+    @overload
+    def wait(self, seconds: float | None) -> int | None: ...
+    def wait(self, seconds: float | None = None) -> int | None:
         """Wait for the end; give the status as a shell would (128 + N for signal N).
 
-        SandboxError, with a remedy, when there was no command because a step before failed.
+        None when it has not ended after so many seconds. SandboxError, with a remedy, when there was no command because a step before failed.
         """
+        if not self._pending.is_settled(seconds):
+            return None
         message, _ = self._pending.wait()
         if "error" in message:
             raise explain(message["error"])

@@ -5,7 +5,7 @@ Nothing is started, made or read before something has to be unpacked or run.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,9 @@ class Roots:
     `trees` holds unpacked layers, in one folder for each id mapping. `open_layer` gives the
     uncompressed tar of a layer and raises at its end when it is not what it should be. `start`
     launches the session with `WORKER`; `scratch` makes the directory for the build's steps;
-    `abandoned` names such directories of builds that are gone.
+    `abandoned` names such directories of builds that are gone. `files` gives "hosts",
+    "resolv.conf" and, for a network of the session's own, "resolv.private"; what is left out is
+    the image's.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Roots:
         start: Callable[[], Session],
         *,
         abandoned: Callable[[], Iterable[Path]] = tuple,
+        files: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._ownership = {
             "shift": idmap.shift,
@@ -58,6 +61,8 @@ class Roots:
         self._open_layer = open_layer
         self._start = start
         self._abandoned = abandoned
+        self.files = files
+        self._written: Mapping[str, str] = {}
         self._lock = threading.RLock()
         self._running: Session | None = None
         self._early: threading.Thread | None = None
@@ -84,7 +89,8 @@ class Roots:
         paths = self.unpack(layers)
         # overlayfs refuses one directory twice; of equal layers the topmost decides.
         lowers = list(dict.fromkeys(reversed(paths)))
-        return Workspace(self.session, lowers, self._take_place(), self._ownership, self)
+        place = self._take_place()
+        return Workspace(self.session, lowers, place, self._ownership, self, self._written)
 
     @property
     def session(self) -> Session:
@@ -224,6 +230,8 @@ class Roots:
 
     def _prepare(self) -> list[Path]:
         shared = self._scratch is None
+        if shared:
+            self._written = self.files()
         top = self._scratch = self._scratch or self._make_scratch()
         names = [str(number) for number in range(self._made, self._made + _BATCH)]
         self._made += _BATCH
@@ -232,6 +240,7 @@ class Roots:
             "places": names,
             "owner": self._ownership["shift"],
             "shared": shared,
+            "files": dict(self._written),
         }
         self.session.request("prepare", params)
         return [top / name for name in reversed(names)]

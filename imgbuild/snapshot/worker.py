@@ -27,8 +27,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1 << 20
 # A path of the image leads nowhere, or to what can never be opened (a socket).
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
-# What BuildKit gives a RUN step.
-_HOSTS = b"127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
 def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
@@ -37,8 +35,8 @@ def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
     owner = params["owner"]
     if params["shared"]:
         _make_skeleton(top + b"/skeleton", owner)
-        _write(top + b"/hosts", _HOSTS, owner)
-        _write(top + b"/resolv.conf", _name_servers(), owner)
+        for name, text in params["files"].items():
+            _write(top + b"/" + name.encode(), text.encode("utf-8", "surrogateescape"), owner)
     for name in params["places"]:
         place = top + b"/" + name.encode()
         os.mkdir(place, 0o700)
@@ -172,14 +170,6 @@ def _write(path: bytes, data: bytes, owner: int) -> None:
     with open(path, "wb") as file:
         file.write(data)
         os.fchown(file.fileno(), owner, owner)
-
-
-def _name_servers() -> bytes:
-    try:
-        with open("/etc/resolv.conf", "rb") as file:
-            return file.read(1 << 16)
-    except OSError:
-        return b""
 
 
 VERBS: dict[str, Handler] = {

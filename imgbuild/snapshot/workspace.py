@@ -2,10 +2,10 @@
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from imgbuild.errors import ImageError
@@ -40,12 +40,14 @@ class Workspace:
         place: Path,
         ownership: dict[str, Any],
         keeper: Keeper,
+        files: Collection[str] = ("hosts", "resolv.conf"),
     ) -> None:
         self._session = session
         self._lowers = tuple(map(str, lowers))
         self._place = place
         self._ownership = ownership
         self._keeper = keeper
+        self._files = files
 
     @property
     def rootfs(self) -> OverlayRoot:
@@ -53,15 +55,25 @@ class Workspace:
         skeleton = str(self._place.parent / "skeleton")
         return OverlayRoot((*self._lowers, skeleton), str(self._upper), str(self._place / "work"))
 
-    def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
-        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
+    def run(
+        self,
+        spec: SandboxSpec,
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        lent: Mapping[str, int] = MappingProxyType({}),
+    ) -> Running:
+        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors.
+
+        `lent` is as `Session.run` has it.
+        """
         shared = self._place.parent
-        files = (
-            FileMount(str(shared / "hosts"), "/etc/hosts"),
-            FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
-        )
+        resolver = "resolv.private" if spec.network == "private" else "resolv.conf"
+        named = (("hosts", "/etc/hosts"), (resolver, "/etc/resolv.conf"))
+        files = [FileMount(str(shared / n), target) for n, target in named if n in self._files]
         spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
-        return self._session.run(spec, stdin, stdout, stderr)
+        return self._session.run(spec, stdin, stdout, stderr, lent)
 
     def add_script(self, text: str, target: str) -> FileMount:
         """Make an executable file of the container's root, for `run` to show at `target`."""

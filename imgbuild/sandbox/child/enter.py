@@ -17,6 +17,7 @@ from imgbuild.sandbox.child import (
     devices,
     filesystems,
     limits,
+    mounts,
     network,
     seccomp,
     syscalls,
@@ -33,14 +34,14 @@ def become(
     parent: int,
     spec: wire.Message,
     root_fd: int,
-    mounts: list[tuple[int, bytes]],
+    made: list[mounts.Made],
     nodes: list[devices.Device],
     fds: list[int],
 ) -> NoReturn:
     """Finish the root, enter it, give up privileges and execute the command.
 
-    `parent` is a pidfd of the process to end with; `mounts` are detached mounts of files with
-    their targets in the root, `nodes` those of devices.
+    `parent` is a pidfd of the process to end with; `made` is what to mount in the root, `nodes`
+    are its devices.
     """
     syscalls.die_with(parent)
     with naming("mount"):
@@ -52,14 +53,14 @@ def become(
     filesystems.set_up(
         root_fd,
         own_network=spec["network"] == "none",
+        sysfs=spec["lent"].get("sysfs"),
         shm_size=spec["shm_size"],
         masked=not spec["insecure"],
     )
     with naming("device"):
         devices.attach(nodes, root_fd)
-    with naming("bind"):
-        for mount, target in mounts:
-            filesystems.attach_file(mount, root_fd, target)
+    for mount in made:
+        mounts.attach(mount, root_fd)
     with naming("workdir"):
         # Entered by this descriptor later: a path might lead through /proc/self/fd to this host.
         cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0))
@@ -82,6 +83,7 @@ def become(
         with naming("seccomp"):
             syscalls.install_filter(program)
     limits.limit(spec["rlimits"])
+    limits.keep_to(spec["processors"])
     _drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
     _execute(spec["argv"], dict(spec["env"]))

@@ -15,7 +15,6 @@ from imgbuild.sandbox.child.syscalls import NODEV, NOEXEC, NOSUID, READONLY
 DIRECTORIES = (b"proc", b"sys", b"dev")
 
 _STRICT = NOSUID | NODEV | NOEXEC
-PROTECTION = _STRICT | READONLY
 _DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
 _LINKS = (
     (b"pts/ptmx", b"ptmx"),
@@ -26,7 +25,7 @@ _LINKS = (
     (b"/proc/kcore", b"core"),
 )
 # https://github.com/moby/moby/blob/master/oci/defaults.go
-MASKED = (
+_MASKED = (
     b"proc/acpi",
     b"proc/asound",
     b"proc/interrupts",
@@ -40,38 +39,29 @@ MASKED = (
     b"sys/devices/virtual/powercap",
     b"sys/firmware",
 )
-PROTECTED = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+_READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
-def set_up(root_fd: int, *, own_network: bool, shm_size: int, masked: bool) -> None:
-    """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes."""
+def set_up(
+    root_fd: int, *, own_network: bool, sysfs: int | None, shm_size: int, masked: bool
+) -> None:
+    """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes.
+
+    `sysfs` is a mount to take instead of making one.
+    """
     with naming("proc"):
-        _attach(make(b"proc", _STRICT), root_fd, b"proc")
+        _attach(make_filesystem(b"proc", _STRICT), root_fd, b"proc")
     with naming("sys"):
-        _set_up_sys(root_fd, own_network=own_network)
+        _set_up_sys(root_fd, sysfs, own_network=own_network)
     with naming("dev"):
         _set_up_dev(root_fd, shm_size)
     if not masked:
         return
     with naming("mask"):
-        for path in MASKED:
+        for path in _MASKED:
             _mask(root_fd, path)
-        for path in PROTECTED:
+        for path in _READONLY:
             _protect(root_fd, path)
-
-
-def attach_file(mount: int, root_fd: int, path: bytes) -> None:
-    """Attach a mount of a file at a path in a root; in /dev, the path is made."""
-    if path.startswith(b"dev/"):
-        folder, _, name = path.rpartition(b"/")
-        parent = inroot.make_dirs(root_fd, folder, 0o755, (0, 0))
-        flags = os.O_CREAT | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
-        os.close(os.open(name, flags, 0o644, dir_fd=parent))
-        os.close(parent)
-    target = inroot.open_in_root(root_fd, path, os.O_PATH)
-    syscalls.move_mount(mount, target)
-    os.close(target)
-    os.close(mount)
 
 
 def clone(path: bytes, attributes: int) -> int:
@@ -83,31 +73,31 @@ def clone(path: bytes, attributes: int) -> int:
 
 def make_sysfs() -> int:
     """Give a /sys of this process's network, attached nowhere."""
-    return make(b"sysfs", _STRICT | READONLY)
+    return make_filesystem(b"sysfs", _STRICT | READONLY)
 
 
-def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
+def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
     if own_network:
         sysfs = make_sysfs()
-    else:  # only the owner of a network namespace may mount its sysfs
+    elif sysfs is None:  # only the owner of a network namespace may mount its sysfs
         sysfs = syscalls.open_tree(b"/sys", recursive=True)
-        syscalls.mount_setattr(sysfs, b"", PROTECTION, recursive=True)
+        syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
     _attach(sysfs, root_fd, b"sys")
     try:
         groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         return
     try:
-        mount = make(b"cgroup2", _STRICT | READONLY)
+        mount = make_filesystem(b"cgroup2", _STRICT | READONLY)
     except OSError:  # cgroup v1, or not ours to mount
-        mount = make(b"tmpfs", _STRICT | READONLY, mode=b"0755", size=b"4k")
+        mount = make_filesystem(b"tmpfs", _STRICT | READONLY, mode=b"0755", size=b"4k")
     syscalls.move_mount(mount, groups)
     os.close(mount)
     os.close(groups)
 
 
 def _set_up_dev(root_fd: int, shm_size: int) -> None:
-    dev = make(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64m")
+    dev = make_filesystem(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64m")
     target = inroot.open_in_root(root_fd, b"dev", os.O_PATH | os.O_DIRECTORY)
     syscalls.move_mount(dev, target)
     os.close(target)
@@ -117,9 +107,9 @@ def _set_up_dev(root_fd: int, shm_size: int) -> None:
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(name, 0o755, dir_fd=dev)
     _attach_in(dev, b"pts", _make_pts())
-    _attach_in(dev, b"shm", make(b"tmpfs", _STRICT, mode=b"1777", size=b"%d" % shm_size))
+    _attach_in(dev, b"shm", make_filesystem(b"tmpfs", _STRICT, mode=b"1777", size=b"%d" % shm_size))
     try:
-        _attach_in(dev, b"mqueue", make(b"mqueue", _STRICT))
+        _attach_in(dev, b"mqueue", make_filesystem(b"mqueue", _STRICT))
     except OSError:
         os.rmdir(b"mqueue", dir_fd=dev)  # a kernel without POSIX message queues
     for text, name in _LINKS:
@@ -130,9 +120,9 @@ def _set_up_dev(root_fd: int, shm_size: int) -> None:
 def _make_pts() -> int:
     options = {"mode": b"0620", "ptmxmode": b"0666"}
     try:
-        return make(b"devpts", NOSUID | NOEXEC, **options, gid=b"5")  # tty, everywhere
+        return make_filesystem(b"devpts", NOSUID | NOEXEC, **options, gid=b"5")  # tty, everywhere
     except OSError:  # group 5 is not mapped
-        return make(b"devpts", NOSUID | NOEXEC, **options)
+        return make_filesystem(b"devpts", NOSUID | NOEXEC, **options)
 
 
 def _mask(root_fd: int, path: bytes) -> None:
@@ -142,7 +132,7 @@ def _mask(root_fd: int, path: bytes) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(os.fstat(target).st_mode):
-        mount = make(b"tmpfs", _STRICT | READONLY, size=b"4k", nr_inodes=b"2")
+        mount = make_filesystem(b"tmpfs", _STRICT | READONLY, size=b"4k", nr_inodes=b"2")
     else:
         mount = clone(b"/dev/null", NOSUID | NOEXEC | READONLY)
     syscalls.move_mount(mount, target)
@@ -163,8 +153,8 @@ def _protect(root_fd: int, path: bytes) -> None:
     os.close(target)
 
 
-def make(fstype: bytes, attributes: int, **options: bytes) -> int:
-    """Give a mount of a new file system, attached nowhere."""
+def make_filesystem(fstype: bytes, attributes: int, **options: bytes) -> int:
+    """Give the mount of a new file system, attached nowhere."""
     fs = syscalls.fsopen(fstype)
     try:
         syscalls.fsconfig_string(fs, b"source", fstype)

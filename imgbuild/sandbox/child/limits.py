@@ -1,5 +1,6 @@
 """Limits of a command that every process of it has for itself: setrlimit(2)."""
 
+import os
 import resource
 
 from imgbuild.sandbox.child.failure import Failed
@@ -36,6 +37,15 @@ def limit(limits: list[tuple[str, int, int]]) -> None:
         except (OSError, ValueError):  # ValueError: what Python makes of EPERM and EINVAL
             own = resource.getrlimit(number)[1]
             raise Failed("limits", f"{name} {_shown(hard)} is above {_shown(own)}") from None
+
+
+def keep_to(processors: int) -> None:
+    """Run on so many of the processors only, other ones for each command; 0 is all."""
+    allowed = sorted(os.sched_getaffinity(0))
+    if 0 < processors < len(allowed):
+        first = int.from_bytes(os.urandom(4), "little")
+        chosen = [allowed[(first + number) % len(allowed)] for number in range(processors)]
+        os.sched_setaffinity(0, chosen)
 
 
 def _shown(value: int) -> str:

@@ -5,16 +5,17 @@ namespace on by sockets of this machine's network, without privileges. They live
 PID namespace, so they end with the session, however it ends.
 """
 
+import contextlib
 import fcntl
 import os
 import select
 import signal
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from imgbuild.sandbox.child import syscalls
+from imgbuild.sandbox.child import filesystems, syscalls
 from imgbuild.sandbox.child.failure import Failed, naming
 
 # Where the helper asks for names: pasta is told so, slirp4netns has it built in.
@@ -26,10 +27,16 @@ _PATIENCE = 10_000  # milliseconds until a helper has to be ready; it takes some
 _ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def join(lent: Mapping[str, int]) -> None:
-    """Enter the session's network if the command is to have it."""
-    if "network" in lent:
-        syscalls.setns(lent["network"], syscalls.CLONE_NEWNET)
+def join(lent: dict[str, int]) -> None:
+    """Enter the session's network if the command is to have it; lend it the network's /sys, too.
+
+    Only the owner of a network may mount that, which the command's own user namespace is not.
+    """
+    if "network" not in lent:
+        return
+    syscalls.setns(lent["network"], syscalls.CLONE_NEWNET)
+    with contextlib.suppress(OSError):  # parts of the one here are masked
+        lent["sysfs"] = filesystems.make_sysfs()
 
 
 def bring_up_loopback() -> None:

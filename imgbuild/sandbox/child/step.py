@@ -15,10 +15,10 @@ import stat
 from collections.abc import Callable
 from typing import NoReturn
 
-from imgbuild.sandbox.child import cgroups, devices, network, overlay, syscalls, wire
+from imgbuild.sandbox.child import cgroups, devices, mounts, network, overlay, syscalls, wire
 from imgbuild.sandbox.child.enter import become, forget_import_paths
 from imgbuild.sandbox.child.failure import Failed, naming
-from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone
+from imgbuild.sandbox.child.filesystems import DIRECTORIES
 from imgbuild.sandbox.child.stubs import Stubs
 
 _NAMESPACES = (
@@ -31,17 +31,14 @@ _NAMESPACES = (
 )
 
 
-Way = Callable[[int, socket.socket, wire.Message, list[int]], int]
-
-
-def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int], way: Way) -> int:
+def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
     """Run a spec with three descriptors as its streams; give the status as a shell would.
 
     `zygote` is the process to end with. Over `control` go the request for id maps, the pid of
     the command, and what went wrong before there was one.
     """
     try:
-        return way(zygote, control, spec, fds)
+        return _run(zygote, control, spec, fds)
     except Failed as failed:
         wire.send(control, {"error": failed.to_json()})
     except Exception as problem:  # a fault of ours must reach the session as well
@@ -50,8 +47,7 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     return 125
 
 
-def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
-    """Run a spec in namespaces that are made here; see `main`."""
+def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
     syscalls.die_with_parent(zygote)
     lent: dict[str, int] = spec["lent"]
     with naming("cgroup"):
@@ -61,31 +57,26 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
         _give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
     with naming("overlay"):
         root_fd = _mount_root(spec["root"])
-    targets = [os.fsencode(mount["target"]).strip(b"/") for mount in spec["mounts"]]
-    # /dev is the step's own: what is mounted on there is made when it is there.
-    lasting = [target for target in targets if not target.startswith(b"dev/")]
-    with naming("bind"):
-        attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
-        sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
+    made = mounts.make(spec["mounts"], shift, spec["count"], lent)
     nodes = devices.clone(spec["devices"])
     with naming("network"):
         network.join(lent)
     _enter_namespaces(zygote, control, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
-        stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in lasting)])
+        stubs.ensure([*((name, True) for name in DIRECTORIES), *mounts.stubs_for(made)])
     me = os.pidfd_open(os.getpid())
     forget_import_paths()
     pid = os.fork()
     if not pid:
-        mounts = list(zip(sources, targets, strict=True))
-        _become(control, lambda: become(me, spec, root_fd, mounts, nodes, fds))
+        _become(control, lambda: become(me, spec, root_fd, made, nodes, fds))
     wire.send(control, {"pid": pid})
-    for fd in (*fds, *sources, *(node for node, _ in nodes), *lent.values(), me):
+    opened = (*(mount.fd for mount in made), *(node for node, _ in nodes), *lent.values())
+    for fd in (*fds, *opened, me):
         os.close(fd)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
-        stubs.remove([*DIRECTORIES, *lasting])
+        stubs.remove()
     return status if status >= 0 else 128 - status
 
 

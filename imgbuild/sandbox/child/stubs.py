@@ -61,22 +61,26 @@ class Stubs:
             os.chown(name, self._owner, self._owner, dir_fd=parent, follow_symlinks=False)
         self._made.append((parent, name, before, _times(parent)))
 
-    def remove(self, mounted: Iterable[bytes]) -> None:
-        """Unmount and remove what was made and is still empty.
+    def remove(self) -> None:
+        """Remove what was made and is still empty, and what is mounted on it.
 
         To be called when all processes of the step are gone, in its mount namespace.
         """
-        if not self._made:
-            return
-        for path in mounted:
-            with _tolerating():
-                syscalls.umount(b"/" + path)
         for parent, name, before, after in reversed(self._made):
             now = _times(parent)
+            _unmount(name, parent)
             with _tolerating():
                 _remove_empty(name, parent)
             os.utime(parent, ns=before if now == after else now)
             os.close(parent)
+
+
+def _unmount(name: bytes, parent: int) -> None:
+    """Take away all that is mounted on a name, wherever its parent is by now."""
+    os.fchdir(parent)
+    with contextlib.suppress(OSError):  # until nothing is; what is left shows at the removal
+        while True:
+            syscalls.umount(name, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
 
 
 @contextlib.contextmanager

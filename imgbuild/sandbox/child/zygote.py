@@ -38,16 +38,6 @@ def main(sock: socket.socket, shift: int, count: int) -> None:
     Zygote(sock, shift, count).serve()
 
 
-def _way(spec: wire.Message) -> step.Way:
-    """Choose who makes the container."""
-    if not spec["runtimes"]:
-        return step.run
-    # Rarely wanted, and nothing here changes its root: it may be imported as late as this.
-    from imgbuild.sandbox.child import runtime
-
-    return runtime.run
-
-
 class Zygote:
     def __init__(self, sock: socket.socket, shift: int, count: int) -> None:
         self._sock = sock
@@ -86,9 +76,8 @@ class Zygote:
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
         spec |= {"shift": self._shift, "count": self._count}
-        if not spec["runtimes"]:
-            with contextlib.suppress(Failed):  # the step will say so
-                enter.compiled_filter(spec)
+        with contextlib.suppress(Failed):  # the step will say so
+            enter.compiled_filter(spec)
         me = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -97,7 +86,7 @@ class Zygote:
             try:
                 ours.close()
                 spec["lent"] = dict(zip(spec["lent"], fds[3:], strict=True))
-                status = step.main(me, theirs, spec, fds[:3], _way(spec))
+                status = step.main(me, theirs, spec, fds[:3])
             finally:
                 os._exit(status)
         theirs.close()
