@@ -109,7 +109,7 @@ def build_inside(environment: Environment, ground: Yard, dockerfile: str, number
             binds={ground.context(dockerfile): _CONTEXT},
             env=_variables(environment),
         )
-    found = re.search(r"^RUN .*\(tier ([\w-]+)", done.stdout, re.MULTILINE)
+    found = re.search(r"^RUN .*\btier ([A-Z][\w-]*)", done.stdout, re.MULTILINE)
     return Outcome(image, done.returncode, found and found[1], done.stdout + done.stderr)
 
 

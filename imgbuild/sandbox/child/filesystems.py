@@ -14,7 +14,7 @@ from imgbuild.sandbox.child.syscalls import NODEV, NOEXEC, NOSUID, READONLY
 
 DIRECTORIES = (b"proc", b"sys", b"dev")
 
-_STRICT = NOSUID | NODEV | NOEXEC
+STRICT = NOSUID | NODEV | NOEXEC
 _DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
 _LINKS = (
     (b"pts/ptmx", b"ptmx"),
@@ -25,7 +25,7 @@ _LINKS = (
     (b"/proc/kcore", b"core"),
 )
 # https://github.com/moby/moby/blob/master/oci/defaults.go
-_MASKED = (
+MASKED = (
     b"proc/acpi",
     b"proc/asound",
     b"proc/interrupts",
@@ -39,7 +39,7 @@ _MASKED = (
     b"sys/devices/virtual/powercap",
     b"sys/firmware",
 )
-_READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+PROTECTED = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
 def set_up(
@@ -50,7 +50,7 @@ def set_up(
     `sysfs` is a mount to take instead of making one.
     """
     with naming("proc"):
-        _attach(make_filesystem(b"proc", _STRICT), root_fd, b"proc")
+        _attach(make_filesystem(b"proc", STRICT), root_fd, b"proc")
     with naming("sys"):
         _set_up_sys(root_fd, sysfs, own_network=own_network)
     with naming("dev"):
@@ -58,9 +58,9 @@ def set_up(
     if not masked:
         return
     with naming("mask"):
-        for path in _MASKED:
+        for path in MASKED:
             _mask(root_fd, path)
-        for path in _READONLY:
+        for path in PROTECTED:
             _protect(root_fd, path)
 
 
@@ -73,7 +73,7 @@ def clone(path: bytes, attributes: int) -> int:
 
 def make_sysfs() -> int:
     """Give a /sys of this process's network, attached nowhere."""
-    return make_filesystem(b"sysfs", _STRICT | READONLY)
+    return make_filesystem(b"sysfs", STRICT | READONLY)
 
 
 def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
@@ -81,16 +81,16 @@ def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
         sysfs = make_sysfs()
     elif sysfs is None:  # only the owner of a network namespace may mount its sysfs
         sysfs = syscalls.open_tree(b"/sys", recursive=True)
-        syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
+        syscalls.mount_setattr(sysfs, b"", STRICT | READONLY, recursive=True)
     _attach(sysfs, root_fd, b"sys")
     try:
         groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         return
     try:
-        mount = make_filesystem(b"cgroup2", _STRICT | READONLY)
+        mount = make_filesystem(b"cgroup2", STRICT | READONLY)
     except OSError:  # cgroup v1, or not ours to mount
-        mount = make_filesystem(b"tmpfs", _STRICT | READONLY, mode=b"0755", size=b"4k")
+        mount = make_filesystem(b"tmpfs", STRICT | READONLY, mode=b"0755", size=b"4k")
     syscalls.move_mount(mount, groups)
     os.close(mount)
     os.close(groups)
@@ -107,9 +107,9 @@ def _set_up_dev(root_fd: int, shm_size: int) -> None:
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(name, 0o755, dir_fd=dev)
     _attach_in(dev, b"pts", _make_pts())
-    _attach_in(dev, b"shm", make_filesystem(b"tmpfs", _STRICT, mode=b"1777", size=b"%d" % shm_size))
+    _attach_in(dev, b"shm", make_filesystem(b"tmpfs", STRICT, mode=b"1777", size=b"%d" % shm_size))
     try:
-        _attach_in(dev, b"mqueue", make_filesystem(b"mqueue", _STRICT))
+        _attach_in(dev, b"mqueue", make_filesystem(b"mqueue", STRICT))
     except OSError:
         os.rmdir(b"mqueue", dir_fd=dev)  # a kernel without POSIX message queues
     for text, name in _LINKS:
@@ -132,7 +132,7 @@ def _mask(root_fd: int, path: bytes) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(os.fstat(target).st_mode):
-        mount = make_filesystem(b"tmpfs", _STRICT | READONLY, size=b"4k", nr_inodes=b"2")
+        mount = make_filesystem(b"tmpfs", STRICT | READONLY, size=b"4k", nr_inodes=b"2")
     else:
         mount = clone(b"/dev/null", NOSUID | NOEXEC | READONLY)
     syscalls.move_mount(mount, target)
@@ -147,7 +147,7 @@ def _protect(root_fd: int, path: bytes) -> None:
     except FileNotFoundError:
         return
     mount = syscalls.open_tree(b"", at=target)
-    syscalls.mount_setattr(mount, b"", _STRICT | READONLY)
+    syscalls.mount_setattr(mount, b"", STRICT | READONLY)
     syscalls.move_mount(mount, target)
     os.close(mount)
     os.close(target)

@@ -19,9 +19,27 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import bundle, cgroups, devices, network, overlay, relay, syscalls, wire
+from imgbuild.sandbox.child import (
+    bundle,
+    cgroups,
+    devices,
+    limits,
+    mounts,
+    network,
+    overlay,
+    relay,
+    syscalls,
+    wire,
+)
+from imgbuild.sandbox.child.enter import check_user
 from imgbuild.sandbox.child.failure import Failed, naming
-from imgbuild.sandbox.child.filesystems import DIRECTORIES, PROTECTION, clone, make, make_sysfs
+from imgbuild.sandbox.child.filesystems import (
+    DIRECTORIES,
+    STRICT,
+    make_filesystem,
+    make_sysfs,
+)
+from imgbuild.sandbox.child.mounts import Made
 from imgbuild.sandbox.child.stubs import Stubs
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -57,29 +75,33 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     lent: dict[str, int] = spec["lent"]
     with naming("cgroup"):
         cgroups.join(lent)
+    limits.keep_to(spec["processors"])
     _check(spec)
     _give_pipes(fds, spec)
-    root_fd, sources = _sources(spec)
+    with naming("overlay"):
+        root_fd = _mount_root(spec["root"])
+    made = mounts.make(spec["mounts"], spec["shift"], spec["count"], lent)
+    made += [Made(fd, path, directory=False) for fd, path in devices.clone(spec["devices"])]
     with naming("network"):
         network.join(lent)
     _enter_namespaces(own_network=spec["network"] == "none")
-    with naming("bundle"):
-        mounts = _fill_place(root_fd, [*_sysfs(spec), *sources])
     stubs = Stubs(root_fd, spec["shift"])
     with naming("stub"):
-        stubs.ensure([*((name, True) for name in DIRECTORIES), *_targets(mounts)])
+        stubs.ensure([*((name, True) for name in DIRECTORIES), *mounts.stubs_for(made)])
     with naming("workdir"):
         _make_workdir(root_fd, spec)
+    with naming("bundle"):
+        shown = _fill_place(root_fd, [_make_sys(spec), *made])
     me = os.pidfd_open(os.getpid())
     pid = os.fork()
     if not pid:
-        _finish(control, lambda: _Container(spec, fds).run(me, mounts))
+        _finish(control, lambda: _Container(spec, fds).run(me, shown))
     wire.send(control, {"pid": pid})
     for fd in (*fds, *lent.values(), me):
         os.close(fd)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
-        stubs.remove([])
+        stubs.remove()
     return status if status >= 0 else 128 - status
 
 
@@ -96,13 +118,13 @@ class _Container:
         if os.isatty(fds[0]):
             self._streams = [self._null] * 3
 
-    def run(self, parent: int, mounts: list[tuple[str, str]]) -> int:
+    def run(self, parent: int, shown: list[tuple[str, str]]) -> int:
         syscalls.die_with(parent)
         with naming("proc"):
             _remount_proc()
         terminal = self._spec["interactive"] and os.isatty(self._fds[0])
         document = bundle.config(
-            self._spec, mounts, root=_ROOT, terminal=terminal, machine=syscalls.MACHINE
+            self._spec, shown, root=_ROOT, terminal=terminal, machine=syscalls.MACHINE
         )
         with open(f"{_PLACE}/config.json", "w", encoding="utf-8") as file:
             json.dump(document, file)
@@ -130,7 +152,7 @@ class _Container:
         for path in self._spec["runtimes"]:
             self._runtime = path
             problem = self._call("create", *words, _ID)
-            if not problem or _UNEXECUTABLE.search(problem) or _WORKDIR.search(problem):
+            if not problem or _UNEXECUTABLE.search(problem) or self._is_workdir(problem):
                 return problem
             problems.append(f"{os.path.basename(path)}: {problem}")
             self._call("delete", "--force", _ID)
@@ -147,9 +169,13 @@ class _Container:
         status = _spawn([self._runtime, *options, *words], streams)
         return "" if status == 0 else _last_error(log) or f"status {status}"
 
+    def _is_workdir(self, problem: str) -> bool:
+        cwd = self._spec["cwd"]
+        return bool(_WORKDIR.search(problem)) or (cwd != "/" and f" {cwd}" in problem)
+
     def _explain(self, problem: str) -> int:
         """Say that the command cannot be executed as a shell would, or raise what is in the way."""
-        if _WORKDIR.search(problem):
+        if self._is_workdir(problem):
             raise Failed("workdir", problem)
         found = _UNEXECUTABLE.search(problem)
         if found is None:
@@ -164,7 +190,8 @@ class _Container:
 
 
 def _check(spec: wire.Message) -> None:
-    """Refuse what config.json cannot say: it is JSON, and JSON is text."""
+    """Refuse ids that are not mapped, and what config.json cannot say: JSON is text."""
+    check_user(spec)
     pairs = (text for pair in spec["env"] for text in pair)
     try:
         for text in (*spec["argv"], *pairs, spec["cwd"]):
@@ -184,29 +211,23 @@ def _enter_namespaces(*, own_network: bool) -> None:
             network.bring_up_loopback()
 
 
-def _sources(spec: wire.Message) -> tuple[int, list[tuple[int, str]]]:
-    """Mount the root and what is shown in it, attached nowhere yet."""
-    root = spec["root"]
-    with naming("overlay"):
-        lowers = [os.fsencode(path) for path in root["lowers"]]
-        root_fd = overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
-    with naming("bind"):
-        attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
-        sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
-    shown = [(fd, m["target"]) for fd, m in zip(sources, spec["mounts"], strict=True)]
-    return root_fd, shown + [(fd, os.fsdecode(path)) for fd, path in devices.clone(spec["devices"])]
+def _mount_root(root: wire.Message) -> int:
+    lowers = [os.fsencode(path) for path in root["lowers"]]
+    return overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
 
 
-def _sysfs(spec: wire.Message) -> list[tuple[int, str]]:
+def _make_sys(spec: wire.Message) -> Made:
     """Give /sys: only the owner of a network may mount that of it, which no runtime here is."""
     with naming("sys"):
         if "sysfs" in spec["lent"]:
-            return [(spec["lent"]["sysfs"], "/sys")]
-        if spec["network"] == "none":
-            return [(make_sysfs(), "/sys")]
-        mount = syscalls.open_tree(b"/sys", recursive=True)
-        syscalls.mount_setattr(mount, b"", PROTECTION, recursive=True)
-        return [(mount, "/sys")]
+            mount = os.dup(spec["lent"]["sysfs"])
+        elif spec["network"] == "none":
+            mount = make_sysfs()
+        else:
+            mount = syscalls.open_tree(b"/sys", recursive=True)
+            attributes = STRICT | syscalls.READONLY
+            syscalls.mount_setattr(mount, b"", attributes, recursive=True)
+    return Made(mount, b"sys", directory=True)
 
 
 def _make_workdir(root_fd: int, spec: wire.Message) -> None:
@@ -217,24 +238,24 @@ def _make_workdir(root_fd: int, spec: wire.Message) -> None:
         os.close(inroot.make_dirs(root_fd, path, 0o755, (owner, owner)))
 
 
-def _fill_place(root_fd: int, sources: list[tuple[int, str]]) -> list[tuple[str, str]]:
-    """Put a tmpfs over a directory that hides nothing a runtime needs, and the mounts on that."""
+def _fill_place(root_fd: int, made: list[Made]) -> list[tuple[str, str]]:
+    """Put a tmpfs over the place, and on it the mounts; give their paths there and their targets."""
     place = os.open(_PLACE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    memory = make(b"tmpfs", syscalls.NOSUID | syscalls.NODEV, mode=b"0711")
+    memory = make_filesystem(b"tmpfs", syscalls.NOSUID | syscalls.NODEV, mode=b"0711")
     syscalls.move_mount(memory, place)
     os.close(place)
     os.mkdir("root", 0o755, dir_fd=memory)
     _attach(root_fd, memory, "root")
     shown = []
-    for number, (fd, target) in enumerate(sources):
+    for number, mount in enumerate(made):
         name = f"mount{number}"
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
+        if mount.directory:
             os.mkdir(name, 0o755, dir_fd=memory)
         else:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=memory))
-        _attach(fd, memory, name)
-        os.close(fd)
-        shown.append((f"{_PLACE}/{name}", target))
+        _attach(mount.fd, memory, name)
+        os.close(mount.fd)
+        shown.append((f"{_PLACE}/{name}", f"/{os.fsdecode(mount.target)}"))
     _hide_cgroups()
     return shown
 
@@ -249,16 +270,10 @@ def _hide_cgroups() -> None:
     """Show runtimes one hierarchy that they cannot write to: some refuse a mixture of both kinds."""
     with contextlib.suppress(OSError):
         groups = os.open("/sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        mount = make(b"cgroup2", syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV)
+        mount = make_filesystem(b"cgroup2", syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV)
         syscalls.move_mount(mount, groups)
         os.close(mount)
         os.close(groups)
-
-
-def _targets(mounts: list[tuple[str, str]]) -> list[tuple[bytes, bool]]:
-    """List what mounts need in the root; /dev is the container's own."""
-    pairs = [(os.fsencode(target).strip(b"/"), source) for source, target in mounts]
-    return [(t, os.path.isdir(source)) for t, source in pairs if not t.startswith(b"dev/")]
 
 
 def _give_pipes(fds: list[int], spec: wire.Message) -> None:
@@ -272,7 +287,7 @@ def _give_pipes(fds: list[int], spec: wire.Message) -> None:
 def _remount_proc() -> None:
     """Show the numbers of this PID namespace: a runtime writes id maps by them."""
     target = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    mount = make(b"proc", syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC)
+    mount = make_filesystem(b"proc", syscalls.NOSUID | syscalls.NODEV | syscalls.NOEXEC)
     syscalls.move_mount(mount, target)
     os.close(mount)
     os.close(target)
