@@ -14,6 +14,7 @@ from imgbuild.events import EventSink, Notice
 from imgbuild.options import RunOptions
 from imgbuild.sandbox.cgroups import Group, Limits, make_group
 from imgbuild.sandbox.idmap import IdMap
+from imgbuild.sandbox.runtimes import find_runtimes
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import SandboxSpec
 
@@ -49,6 +50,7 @@ class Commands:
         self._events = events
         self._told: set[str] = set()
         self.networks = Networks(search_path, options, session, self._tell)
+        self._search_path = search_path
 
     def files(self, hostname: str = netfiles.HOSTNAME) -> Mapping[str, str]:
         """Return what commands find in /etc, by the names that `Roots` has for it."""
@@ -74,6 +76,9 @@ class Commands:
         """
         spec = with_options(spec, self.options, self._ids, devices)
         spec = replace(spec, network=self.networks.choose(network, spec.env))
+        if self.options.isolation == "oci":
+            runtimes = find_runtimes(self.options.runtime, self._search_path)
+            spec = replace(spec, runtimes=runtimes)
         with ExitStack() as stack:
             group = self._group(stack)
             spec = self._stand_in(spec, group.controllers if group else frozenset())

@@ -156,7 +156,7 @@ SHELL = {
 }
 
 
-def main(place: Path) -> None:
+def main(place: Path, runtimes: tuple[str, ...] = ()) -> None:
     """Try everything; print what happened."""
     results: dict[str, tuple[int, str]] = {}
     os.environ["SECRET"] = "secret of the caller"
@@ -164,7 +164,7 @@ def main(place: Path) -> None:
     name = f"imgbuild-attack-{os.getpid()}".encode()  # others may test at the same time
     listener.bind(b"\0" + name)
     listener.listen()
-    with Bench(place) as bench:
+    with Bench(place, runtimes) as bench:
         if SUPPORTED:
             folder = bench.base / "attacks"
             folder.mkdir()

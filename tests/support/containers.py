@@ -301,7 +301,7 @@ def _runtime() -> tuple[str, ...]:
     if os.geteuid() != 0:
         pytest.skip("needs root to start containers")
     # crun wants one kind of cgroups: it sees an empty hierarchy of the second.
-    alone = 'mount -t cgroup2 none /sys/fs/cgroup && exec crun --cgroup-manager=disabled "$@"'
+    alone = 'mount -t cgroup2 -o ro none /sys/fs/cgroup && exec crun --cgroup-manager=disabled "$@"'
     crun = ("unshare", "-m", "--propagation", "private", "sh", "-c", alone, "crun")
     tried = []
     for program, command in (("crun", crun), ("runc", ("runc",))):

@@ -166,7 +166,10 @@ class _Container:
         flags = _FLAGS.get(os.path.basename(self._runtime), ())
         options = (*flags, "--root", f"{_PLACE}/state", "--log", log, "--log-format", "json")
         streams = self._streams if words[0] == "create" else [self._null] * 3
-        status = _spawn([self._runtime, *options, *words], streams)
+        try:
+            status = _spawn([self._runtime, *options, *words], streams)
+        except OSError as problem:
+            return problem.strerror or str(problem)
         return "" if status == 0 else _last_error(log) or f"status {status}"
 
     def _is_workdir(self, problem: str) -> bool:
@@ -296,10 +299,7 @@ def _remount_proc() -> None:
 def _spawn(argv: list[str], streams: list[int]) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
     env = {"PATH": _PATH, "XDG_RUNTIME_DIR": _PLACE}
-    try:
-        pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
-    except OSError as problem:
-        raise Failed("runtime", f"{argv[0]}: {problem.strerror}") from None
+    pid = os.posix_spawn(argv[0], argv, env, file_actions=actions)
     return _wait_for(pid)
 
 
