@@ -17,6 +17,7 @@ from imgbuild.sandbox.idmap import IdMap
 from imgbuild.sandbox.runtimes import find_runtimes
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import SandboxSpec
+from imgbuild.sandbox.volumes import IdMapping
 
 _RESOLVER = Path("/etc/resolv.conf")
 
@@ -49,6 +50,7 @@ class Commands:
         self._ids = ids
         self._events = events
         self._told: set[str] = set()
+        self._mapping = IdMapping(ids)
         self.networks = Networks(search_path, options, session, self._tell)
         self._search_path = search_path
 
@@ -74,15 +76,35 @@ class Commands:
 
         Raises `UsageError` and `SandboxError` for what this host cannot give.
         """
-        spec = with_options(spec, self.options, self._ids, devices)
-        spec = replace(spec, network=self.networks.choose(network, spec.env))
-        if self.options.isolation == "oci":
-            runtimes = find_runtimes(self.options.runtime, self._search_path)
-            spec = replace(spec, runtimes=runtimes)
         with ExitStack() as stack:
+            mounts = self._mapped_volumes(stack)
+            spec = with_options(spec, self.options, self._ids, devices, mounts)
+            spec = replace(spec, network=self.networks.choose(network, spec.env))
+            spec = replace(spec, runtimes=self._runtimes())
             group = self._group(stack)
             spec = self._stand_in(spec, group.controllers if group else frozenset())
-            yield Command(spec, group.lend() if group else {}, group)
+            lent = {f"mount:{target}": fd for target, fd in mounts.items()}
+            yield Command(spec, {**lent, **(group.lend() if group else {})}, group)
+
+    def _runtimes(self) -> tuple[str, ...]:
+        if self.options.isolation != "oci":
+            return ()
+        return find_runtimes(self.options.runtime, self._search_path)
+
+    def close(self) -> None:
+        """Let go of what commands shared, before the session ends."""
+        self.networks.close()
+        self._mapping.close()
+
+    def _mapped_volumes(self, stack: ExitStack) -> Mapping[str, int]:
+        """Give mounts of the volumes whose owners can be translated, by their targets."""
+        mounts = {}
+        for volume in self.options.volumes:
+            mount = self._mapping.mount(volume.source, readonly=volume.readonly)
+            if mount is not None:
+                stack.callback(os.close, mount)
+                mounts[volume.target] = mount
+        return mounts
 
     def _group(self, stack: ExitStack) -> Group | None:
         limits = Limits(self.options.memory, self.options.cpus, self.options.pids_limit)

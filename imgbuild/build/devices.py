@@ -104,8 +104,8 @@ def _check_node(source: str, permissions: str, *, own_files: bool) -> None:
     if "w" in permissions and not may:
         raise SandboxError(
             f"commands could not open {source}: its mode is {stat.S_IMODE(found.st_mode):04o}",
-            hint="root in a container is not root, and nobody's group: "
-            f"let all users have the device: chmod a+rw {source}",
+            hint="commands have ids of their own and are in no group of this machine: "
+            f"let all users have the device (chmod a+rw {source})",
         )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from imgbuild.build.devices import find_devices
@@ -15,11 +15,15 @@ from imgbuild.sandbox.spec import DEFAULT_CAPABILITIES, BindMount, SandboxSpec
 
 
 def with_options(
-    spec: SandboxSpec, options: RunOptions, ids: IdMap, devices: Sequence[str] = ()
+    spec: SandboxSpec,
+    options: RunOptions,
+    ids: IdMap,
+    devices: Sequence[str] = (),
+    mapped: Collection[str] = (),
 ) -> SandboxSpec:
     """Give a spec what `options` give every command, and some more `devices`.
 
-    Raises `UsageError` and `SandboxError` for what this host cannot give.
+    `mapped` are the targets of volumes whose owners are translated. Raises `UsageError` and `SandboxError` for what this host cannot give.
     """
     found = find_devices((*options.devices, *devices), own_files=ids.shift == 0)
     env = dict(found.env) | dict(spec.env)
@@ -30,7 +34,7 @@ def with_options(
         shm_size=options.shm_size,
         rlimits=options.ulimits,
         devices=found.nodes,
-        mounts=(*spec.mounts, *found.mounts, *(_mounted(v, ids) for v in options.volumes)),
+        mounts=(*spec.mounts, *found.mounts, *(_mounted(v, ids, mapped) for v in options.volumes)),
     )
 
 
@@ -44,9 +48,9 @@ def capabilities(options: RunOptions) -> tuple[str, ...]:
     return tuple(name for name in NAMES if name in kept)
 
 
-def _mounted(volume: Volume, ids: IdMap) -> BindMount:
+def _mounted(volume: Volume, ids: IdMap, mapped: Collection[str]) -> BindMount:
     """Give the mount of a volume; raise `SandboxError` where commands could not use it."""
-    if ids.shift:
+    if ids.shift and volume.target not in mapped:
         _check_others(volume)
     return BindMount(str(volume.source), volume.target, volume.readonly)
 

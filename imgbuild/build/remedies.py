@@ -25,9 +25,15 @@ def remedy(
             "leave --platform out, or set up an emulator (binfmt_misc)"
         )
     if memory is not None:
-        return f"it needed more memory than --memory {memory >> 20}m allows: give it more"
+        return f"it ran out of memory: {out_of_memory(memory)}"
     if single_id and any(words in output for words in _REFUSALS):
         return _SINGLE
     if status == _KILLED:
         return "it was killed (SIGKILL): the machine may have run out of memory"
     return None
+
+
+def out_of_memory(limit: int | None) -> str:
+    """Say what to do when the kernel ended a command for its limit of memory, in bytes."""
+    shown = "" if limit is None else f" {limit >> 20}m"
+    return f"--memory{shown} was not enough for its processes together"

@@ -11,9 +11,10 @@ from imgbuild.build.commands import Command, Commands
 from imgbuild.build.console import Console, Streams, is_possible
 from imgbuild.build.images import load_image
 from imgbuild.build.platforms import host_platform
+from imgbuild.build.remedies import out_of_memory
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.errors import StepFailedError, UsageError
-from imgbuild.events import EventSink
+from imgbuild.events import EventSink, Notice
 from imgbuild.oci.config import RunConfig
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.options import STANDARD_PATH, NetworkMode, RunOptions
@@ -71,13 +72,16 @@ def run_image(
         commands = Commands(
             options, rootfs.idmap, rootfs.search_path, lambda: roots.session, events
         )
-        stack.callback(commands.networks.close)
+        stack.callback(commands.close)
         if changed.network == "default":
             commands.networks.begin()
         workspace = stack.enter_context(roots.workspace(image.layers))
         spec = _spec(run, changed, argv, hostname, workspace, terminal=os.isatty(streams[1]))
         command = stack.enter_context(commands.ready(spec, changed.network))
-        return _run(workspace, command, streams, options.timeout, tty=tty)
+        status = _run(workspace, command, streams, options.timeout, tty=tty)
+        if status and command.ran_out_of_memory:
+            events(Notice(f"the command ran out of memory: {out_of_memory(options.memory)}"))
+        return status
 
 
 def _argv(name: str, run: RunConfig, changed: Changed) -> tuple[str, ...]:

@@ -175,11 +175,6 @@ def _volume(volume: Any) -> Volume:
             hint="write it as SOURCE:/target",
         )
     source = Path(volume.source)
-    if not source.is_absolute() and "/" not in str(volume.source) and str(source) != ".":
-        raise UsageError(
-            f"there are no volumes with names, such as {source}",
-            hint="give a path: ./" + str(source),
-        )
     if not source.exists():
         raise UsageError(f"the volume {source} does not exist", hint="make it first")
     return replace(volume, source=source.resolve())

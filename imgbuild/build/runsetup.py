@@ -21,7 +21,7 @@ class RunContext(NamedTuple):
     """What a RUN needs beside its step.
 
     `number` is its number in events; `foreign` the platform of the image when it is not this
-    machine's, else empty.
+    machine's, else empty. `streams` are the user's, for a shell in a step that failed.
     """
 
     events: EventSink
@@ -34,6 +34,7 @@ class RunContext(NamedTuple):
     secrets: Secrets
     commands: Commands
     foreign: str = ""
+    streams: tuple[int, int, int] | None = None
 
 
 @contextmanager

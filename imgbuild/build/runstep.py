@@ -32,13 +32,18 @@ def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer
     """
     ended = _run(step, workspace, context)
     if ended.status != 0:
-        raise StepFailedError(
+        error = StepFailedError(
             f"process {shown(step)} did not complete successfully: exit code: {ended.status}",
             status=ended.status,
             output=ended.tail,
             hint=_hint(ended, context),
             span=step.span,
         )
+        if context.options.on_fail == "shell":
+            from imgbuild.build.aftermath import open_shell
+
+            open_shell(step, workspace, context, error)
+        raise error
     with context.make_layer() as maker:
 
         def index(entry: Entry) -> None:

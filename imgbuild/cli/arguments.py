@@ -8,7 +8,7 @@ import click
 
 from imgbuild.cli import environment
 from imgbuild.cli.lending import agent, secret
-from imgbuild.cli.running import run_fields, run_options
+from imgbuild.cli.running import run_fields, run_options, size
 from imgbuild.errors import UsageError
 from imgbuild.options import ArchiveLimits, Output
 
@@ -163,16 +163,6 @@ def pairs(texts: tuple[str, ...], flag: str, form: str = "NAME=VALUE") -> dict[s
             raise UsageError(f"invalid {flag}: {text!r}", hint=f"write it as {form}")
         found[name] = value
     return found
-
-
-def size(text: str, flag: str) -> int:
-    """Read a size as docker writes it, in bytes."""
-    from imgbuild.dockerfile.sizes import parse_size
-
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"invalid {flag}: {error}", hint="write it as 500m or 2g") from None
 
 
 def build_fields(

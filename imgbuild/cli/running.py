@@ -50,7 +50,7 @@ def _host_flags() -> list[Flag]:
         _many("--add-host", "add_hosts", "NAME:ADDRESS", "One more name for /etc/hosts; host-gateway is this machine."),
         _many("--dns", "dns", "ADDRESS", "The name server to ask; none leaves the image's /etc/resolv.conf."),
         _many("--dns-search", "dns_search", "DOMAIN", "A domain to look names up in; . is none."),
-        _many("--dns-option", "dns_options", "OPTION", "An option of resolv.conf.", "--dns-opt"),
+        _many("--dns-option", "dns_options", "OPTION", "An option of resolv.conf."),
     ]  # fmt: skip
 
 
@@ -86,11 +86,11 @@ def _many(flag: str, name: str, metavar: str, text: str, *more: str) -> Flag:
 
 def run_fields(flags: dict[str, Any]) -> RunOptions:
     """Take the flags of `run_options` out of `flags`; raise `UsageError` for what is malformed."""
-    taken = {name: flags.pop(name) for name in _NAMES}
+    taken = {name: flags.pop(name, None) for name in _NAMES}
     readers: dict[str, Callable[[Any], Any]] = {
         "add_hosts": lambda texts: tuple(map(_add_host, texts)),
-        "shm_size": lambda text: _size(text, "--shm-size"),
-        "memory": lambda text: _size(text, "--memory"),
+        "shm_size": lambda text: size(text, "--shm-size"),
+        "memory": lambda text: size(text, "--memory"),
         "ulimits": lambda texts: tuple(map(_ulimit, texts)),
         "pids_limit": lambda text: _integer(text, "--pids-limit"),
         "timeout": _timeout,
@@ -114,10 +114,14 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _size(text: str, flag: str) -> int:
-    from imgbuild.cli.arguments import size
+def size(text: str, flag: str) -> int:
+    """Read a size as docker writes it, in bytes."""
+    from imgbuild.dockerfile.sizes import parse_size
 
-    return size(text, flag)
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"invalid {flag}: {error}", hint="write it as 500m or 2g") from None
 
 
 def _add_host(text: str) -> tuple[str, str]:
@@ -185,6 +189,10 @@ def _volume(text: str) -> Volume:
     target, _, words = rest.partition(":")
     if not (source and target):
         raise UsageError(f"invalid --volume: {text!r}", hint=_VOLUME)
+    if source[0] not in "/.":
+        raise UsageError(
+            f"there are no volumes with names, such as {source}", hint=f"give a path: ./{source}"
+        )
     readonly = False
     for word in filter(None, words.split(",")):
         if word in {"ro", "rw"}:

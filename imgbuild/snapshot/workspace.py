@@ -75,6 +75,12 @@ class Workspace:
         spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
         return self._session.run(spec, stdin, stdout, stderr, lent)
 
+    def renew(self) -> None:
+        """Let one more command run on what the last one left."""
+        root = self.rootfs
+        if isinstance(root, OverlayRoot):
+            self._session.request("renew", {"work": root.work})
+
     def add_script(self, text: str, target: str) -> FileMount:
         """Make an executable file of the container's root, for `run` to show at `target`."""
         path = str(self._place / "script")
