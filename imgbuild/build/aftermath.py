@@ -36,15 +36,13 @@ def open_shell(
         context.events(Notice("the shell ended with 127: is there one in the image?"))
 
 
-def _run(
-    step: RunStep, workspace: Workspace, context: RunContext, error: StepFailedError
-) -> int:
+def _run(step: RunStep, workspace: Workspace, context: RunContext, error: StepFailedError) -> int:
     assert context.streams is not None  # noqa: S101  asked for by the caller
     workspace.renew()
     shell = find_shell(step, workspace)
-    with prepared(step, workspace, context) as spec:
-        env = tuple({"TERM": "xterm", **dict(spec.env)}.items())
-        spec = replace(spec, argv=(shell,), env=env, interactive=True)
+    with prepared(step, workspace, context) as failed:
+        env = tuple({"TERM": "xterm", **dict(failed.env)}.items())
+        spec = replace(failed, argv=(shell,), env=env, interactive=True)
         with (
             context.commands.ready(spec, step.network, step.devices) as command,
             closing(Console(context.streams)) as console,
