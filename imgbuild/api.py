@@ -21,6 +21,7 @@ from imgbuild.options import STANDARD_PATH, BuildOptions, NetworkMode, RegistryO
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
+    from imgbuild.build.cachemounts import CacheMounts
     from imgbuild.build.calls import Question
     from imgbuild.build.contexts import Contexts
     from imgbuild.build.engine import BuildInputs
@@ -316,6 +317,19 @@ def remove(name: str, *, store: PathLike | None = None) -> None:
         opened.remove(name)
 
 
+@contextmanager
+def cache_mounts(
+    *, store: PathLike | None = None, search_path: str | None = None
+) -> "Iterator[CacheMounts]":
+    """Open what RUN --mount=type=cache keeps: to list, export, import and remove it."""
+    from imgbuild.build.cachemounts import CacheMounts
+
+    with _opened(store) as opened, opened.build_lock():
+        rootfs = _rootfs(opened, search_path)
+        with rootfs.open() as roots:
+            yield CacheMounts(opened.paths.cache_mounts / rootfs.idmap.key, lambda: roots)
+
+
 def reset(*, store: PathLike | None = None) -> None:
     """Empty the store, unpacked trees with files of mapped ids included.
 
@@ -325,7 +339,7 @@ def reset(*, store: PathLike | None = None) -> None:
 
         def remove_trees() -> None:
             with _rootfs(opened, None).open() as roots:
-                roots.remove_trees(opened.paths.trees)
+                roots.remove_trees(opened.paths.trees, opened.paths.cache_mounts)
 
         opened.reset(remove_trees)
 

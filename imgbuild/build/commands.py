@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imgbuild.build import netfiles
+from imgbuild.build.devices import of_step
 from imgbuild.build.granted import with_options
 from imgbuild.build.network import Networks, Wanted
 from imgbuild.events import EventSink, Notice
@@ -78,7 +79,8 @@ class Commands:
         """
         with ExitStack() as stack:
             mounts = self._mapped_volumes(stack)
-            spec = with_options(spec, self.options, self._ids, devices, mounts)
+            named = of_step(devices, self._tell) if devices else ()
+            spec = with_options(spec, self.options, self._ids, named, mounts)
             spec = replace(spec, network=self.networks.choose(network, spec.env))
             spec = replace(spec, runtimes=self._runtimes())
             group = self._group(stack)

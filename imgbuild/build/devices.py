@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,34 @@ def find_devices(
     return Devices(tuple(nodes.values()), tuple(mounts), tuple(env.items()))
 
 
-def is_cdi_name(name: str) -> bool:
-    return _CDI_NAME.fullmatch(name) is not None
+def of_step(
+    texts: Sequence[str],
+    notice: Callable[[str], object],
+    folders: Sequence[Path] = CDI_FOLDERS,
+) -> tuple[str, ...]:
+    """Return the names of `RUN --device=NAME[,required]`; one that is missing is told, or refused.
+
+    Raises `UsageError` for what is no CDI name: which path is which device is not the
+    Dockerfile's to say.
+    """
+    found = []
+    for text in texts:
+        first, *rest = text.split(",")
+        name = first.removeprefix("name=")
+        if not _CDI_NAME.fullmatch(name):
+            hint = (
+                "name it in the Container Device Interface, or give it to the build with --device"
+            )
+            raise UsageError(f"the device {name!r} of RUN is no CDI name", hint=hint)
+        try:
+            list(_cdi_edits(name, folders))
+        except UsageError as problem:
+            if {"required", "required=true"} & set(rest):
+                raise
+            notice(f"RUN goes without the device {name}: {problem.message}")
+        else:
+            found.append(name)
+    return tuple(found)
 
 
 def _path_edits(text: str) -> Devices:

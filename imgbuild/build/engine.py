@@ -26,6 +26,7 @@ from imgbuild.plan.model import (
     MetaStep,
     RunStep,
     ScratchBase,
+    Source,
     Stage,
     StageBase,
     StageSource,
@@ -36,13 +37,16 @@ from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
     from imgbuild.build.accounts import Accounts
+    from imgbuild.build.cachemounts import CacheMounts
     from imgbuild.build.commands import Commands
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
     from imgbuild.build.remotes import Remotes
+    from imgbuild.build.runmounts import Brought, MountSources
     from imgbuild.build.secrets import Secrets
     from imgbuild.snapshot.roots import Roots
+    from imgbuild.snapshot.workspace import Workspace
 
 LayerStep = RunStep | CopyStep | WorkdirStep
 
@@ -123,6 +127,7 @@ class _Engine:
         self._contexts: dict[str, Tree] = {}
         self._opened: Roots | None = None
         self._commands: Commands | None = None
+        self._caches: CacheMounts | None = None
 
     def build(self) -> Built:
         plan = self._plan
@@ -204,13 +209,19 @@ class _Engine:
     def _make_or_find(self, step: LayerStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
         match step:
             case RunStep():
-                inputs = {"ids": "single"} if self._inputs.rootfs.single_id else {}
-                if names := [name for name, _ in self._inputs.run.add_hosts]:
-                    inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
-                document = self._key(step, progress, inputs)
-                return self._cached(progress) or self._make(
-                    progress, document, lambda: self._run(step, progress)
-                )
+                with ExitStack() as stack:
+                    sources = (
+                        stack.enter_context(self._mount_sources(step)) if step.mounts else None
+                    )
+                    inputs = {"ids": "single"} if self._inputs.rootfs.single_id else {}
+                    if names := [name for name, _ in self._inputs.run.add_hosts]:
+                        inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
+                    if sources is not None:
+                        inputs |= sources.digests()
+                    document = self._key(step, progress, inputs)
+                    return self._cached(progress) or self._make(
+                        progress, document, lambda: self._run(step, progress, sources)
+                    )
             case WorkdirStep():
                 document = self._key(step, progress, {})
                 return self._cached(progress) or self._make(
@@ -256,11 +267,20 @@ class _Engine:
     def _maker(self) -> "LayerMaker":
         from imgbuild.build.commit import LayerMaker
 
-        return LayerMaker(self._store, self._inputs.clamp)
+        return LayerMaker(self._store, self._inputs.clamp, self._guarded())
+
+    def _guarded(self) -> Mapping[str, bytes] | None:
+        """Return the values that no layer may hold."""
+        return None if self._inputs.run.allow_secret_in_layer else self._inputs.secrets.lent
 
     # --- RUN
 
-    def _run(self, step: RunStep, progress: _Progress) -> Layer:
+    def _mount_sources(self, step: RunStep) -> "MountSources":
+        from imgbuild.build.runmounts import MountSources
+
+        return MountSources(step, self._copy_work, self._source_layers)
+
+    def _run(self, step: RunStep, progress: _Progress, sources: "MountSources | None") -> Layer:
         roots = self._roots()
         roots.start_early()  # while the modules below are loaded
         from imgbuild.build.accounts import Accounts
@@ -283,6 +303,7 @@ class _Engine:
             self._inputs.secrets,
             commands,
             "" if platform.matches(host_platform()) else str(platform),
+            None if sources is None else partial(self._mount, step, sources),
             self._inputs.streams,
         )
         with roots.workspace(progress.layers) as workspace:
@@ -290,6 +311,21 @@ class _Engine:
         # Good for the step that follows at once; any other layer drops it.
         progress.accounts = accounts
         return layer
+
+    def _mount(
+        self, step: RunStep, sources: "MountSources", workspace: "Workspace", stack: ExitStack
+    ) -> "Brought":
+        from imgbuild.build.cachemounts import CacheMounts
+        from imgbuild.build.runmounts import MountMaker
+
+        inputs = self._inputs
+        if self._caches is None:
+            folder = self._store.paths.cache_mounts / inputs.rootfs.idmap.key
+            self._caches = CacheMounts(
+                folder, self._roots, fresh=inputs.no_cache, events=inputs.events
+            )
+        maker = MountMaker(sources, inputs.secrets, self._caches, self._roots(), workspace, stack)
+        return maker.make(step)
 
     def _roots(self) -> "Roots":
         if self._opened is None:
@@ -340,8 +376,9 @@ class _Engine:
             inputs.clamp,
             inputs.no_cache,
             inputs.archive_limits,
+            self._guarded(),
         )
-        return CopyWork(step, self._source_layers(step), place)
+        return CopyWork(step, self._source_layers(step.source), place)
 
     def _copied(
         self, step: CopyStep, progress: _Progress, work: "CopyWork"
@@ -363,8 +400,8 @@ class _Engine:
             return True
         return not self._inputs.no_cache and self._store.cache.has_family(family)
 
-    def _source_layers(self, step: CopyStep) -> Sequence[Layer]:
-        match step.source:
+    def _source_layers(self, source: Source) -> Sequence[Layer]:
+        match source:
             case StageSource(index):
                 return self._done[index].layers
             case ImageSource(image):
@@ -372,7 +409,7 @@ class _Engine:
             case ContextSource():
                 return ()
             case _:
-                assert_never(step.source)
+                assert_never(source)
 
     def _linked(
         self, step: CopyStep, progress: _Progress, work: "CopyWork"

@@ -24,6 +24,8 @@ _NAMES = ("pasta", "slirp4netns")
 # A proxy as curl reads it: maybe a scheme, maybe a login, then the host.
 _PROXY_HOST = re.compile(r"(?:[a-z0-9+.-]+://)?(?:[^@/]*@)?(\[[^\]]*\]|[^:/]*)", re.IGNORECASE)
 
+_IPV4_LOOPBACK = re.compile(r"127(\.[0-9]+){1,3}")
+
 
 class Helper(NamedTuple):
     """A program that makes a way out of a network; `kind` is its usual name."""
@@ -136,6 +138,6 @@ def _loopback_proxy(env: Iterable[tuple[str, str]]) -> str | None:
         if name.lower().endswith("_proxy") and name.lower() != "no_proxy":
             found = _PROXY_HOST.match(value)
             host = found[1].strip("[]").lower() if found else ""
-            if host in {"localhost", "::1"} or host.startswith("127."):
+            if host in {"localhost", "::1"} or _IPV4_LOOPBACK.fullmatch(host):
                 return f"{name} is on its loopback"
     return None

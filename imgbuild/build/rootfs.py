@@ -37,12 +37,15 @@ class Rootfs:
         from imgbuild.snapshot.roots import WORKER, Roots
 
         store = self._store
+        writable = [store.paths.trees, store.paths.cache_mounts]
+        for folder in writable:
+            folder.mkdir(0o700, exist_ok=True)
         return Roots(
             self.idmap,
             store.paths.trees,
             store.scratch_dir,
             self.stack.open_verified,
-            lambda: launch(self.idmap, WORKER, [store.paths.trees]),
+            lambda: launch(self.idmap, WORKER, writable),
             abandoned=store.abandoned_scratch,
             files=files,
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuild.build import users
 from imgbuild.build.accounts import Accounts
@@ -15,6 +15,9 @@ from imgbuild.options import STANDARD_PATH, RunOptions
 from imgbuild.plan.model import SCRIPTS, RunStep
 from imgbuild.sandbox.spec import Mount, SandboxSpec
 from imgbuild.snapshot.workspace import Workspace
+
+if TYPE_CHECKING:
+    from imgbuild.build.runmounts import Brought
 
 
 class RunContext(NamedTuple):
@@ -34,6 +37,7 @@ class RunContext(NamedTuple):
     secrets: Secrets
     commands: Commands
     foreign: str = ""
+    make_mounts: "Callable[[Workspace, ExitStack], Brought] | None" = None
     streams: tuple[int, int, int] | None = None
 
 
@@ -46,6 +50,14 @@ def prepared(step: RunStep, workspace: Workspace, context: RunContext) -> Iterat
     env.setdefault("HOME", who.home)
     pairs = (*env.items(), *(pair for pair in step.hidden_env if pair[0] not in env))
     with ExitStack() as stack:
+        mounts: list[Mount] = []
+        if step.script is not None:
+            target = f"{SCRIPTS}/{step.script.name}"
+            mounts.append(workspace.add_script(step.script.content, target))
+        if context.make_mounts is not None:
+            brought = context.make_mounts(workspace, stack)
+            mounts += brought.mounts
+            pairs = tuple({**dict(pairs), **dict(brought.env)}.items())
         yield SandboxSpec(
             step.argv,
             pairs,
@@ -54,21 +66,13 @@ def prepared(step: RunStep, workspace: Workspace, context: RunContext) -> Iterat
             gid=who.gid,
             groups=tuple(who.groups),
             insecure=step.security == "insecure",
-            mounts=tuple(_mounts(step, workspace, context, stack)),
+            mounts=tuple(mounts),
         )
 
 
 def shown(step: RunStep) -> str:
     """Return the command as errors show it."""
     return quote(" ".join(step.argv))
-
-
-def _mounts(
-    step: RunStep, workspace: Workspace, context: RunContext, stack: ExitStack
-) -> Iterator[Mount]:
-    """Yield the mounts of a step; `stack` undoes what they need when the command has ended."""
-    if step.script is not None:
-        yield workspace.add_script(step.script.content, f"{SCRIPTS}/{step.script.name}")
 
 
 def _who(step: RunStep, workspace: Workspace, accounts: Accounts) -> users.RunUser:

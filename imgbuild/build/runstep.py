@@ -87,7 +87,7 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext) -> _Outcome:
             streams = {"stdin": stdin, "stdout": pipes.out_writer, "stderr": pipes.err_writer}
             running = workspace.run(command.spec, **streams, lent=command.lent)
             pipes.close_writers()
-            secrets = context.secrets.lent
+            secrets = context.secrets.lent.values()
             status, tail = follow(running, pipes, show, secrets=secrets, timeout=timeout)
             return _Outcome(status, tail, command.ran_out_of_memory)
     except TimedOut as late:

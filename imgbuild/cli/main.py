@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "push": ("transfers", "Copy an image from the local store to a registry."),
     "check": ("check", "Look for mistakes in a Dockerfile, without building it."),
     "context": ("context", "Show what a build can read of its context, and why."),
+    "cache": ("cache", "Look after what is kept from build to build."),
     "plan": ("plan", "Show what a build would do, without doing it."),
     "doctor": ("doctor", "Tell what this host allows, and what to change."),
     "reset": ("images", "Empty the local store."),

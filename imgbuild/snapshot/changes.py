@@ -80,7 +80,8 @@ class ChangeWalk:
     """One pass over an upper directory.
 
     With `settle`, the tree is changed to what a layer made of it would unpack to: whole seconds,
-    none newer than `clamp`, no sockets; then it can serve as the unpacked layer.
+    none newer than `clamp`, no sockets; then it can serve as the unpacked layer. With `whole`, it
+    is a tree that no image is below: nothing in it is there to be mounted on.
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class ChangeWalk:
         *,
         clamp: int | None = None,
         settle: bool = False,
+        whole: bool = False,
     ) -> None:
+        self._whole = whole
         self._writer = writer
         self._ownership = ownership
         self._clamp = clamp
@@ -166,9 +169,13 @@ class ChangeWalk:
         if below is not None:
             if self._same_directory(status, entry, below, name):
                 return
-        elif path in STUB_DIRECTORIES and (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0):
+        elif self._is_stub(entry):
             return
         self._flush()
+
+    def _is_stub(self, entry: Entry) -> bool:
+        plain = (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0)
+        return not self._whole and plain and entry.path in STUB_DIRECTORIES
 
     def _same_directory(
         self, status: os.stat_result, entry: Entry, below: Shown, name: bytes
@@ -191,7 +198,7 @@ class ChangeWalk:
         with open(fd, "rb", buffering=0) as content:
             entry = self._entry(path, status, fd)
             if below is None:
-                if path in STUB_FILES and not status.st_size:
+                if path in STUB_FILES and not status.st_size and not self._whole:
                     return
             elif status.st_nlink == 1 and _same_metadata(status, below.status):
                 other = open_file(name, below.at)

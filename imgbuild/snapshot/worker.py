@@ -21,6 +21,7 @@ from imgbuild.layer.tarwrite import TarWriter
 from imgbuild.sandbox.child import network, overlay
 from imgbuild.sandbox.child.serve import Handler, serve
 from imgbuild.snapshot.changes import STUB_DIRECTORIES, STUB_FILES, ChangeWalk
+from imgbuild.snapshot.mountverbs import VERBS as MOUNT_VERBS
 from imgbuild.snapshot.remove import empty_directory, remove_tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -191,6 +192,7 @@ VERBS: dict[str, Handler] = {
     "empty": empty,
     "renew": renew,
     "network": network.make,
+    **MOUNT_VERBS,
 }
 
 

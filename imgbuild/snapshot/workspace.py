@@ -1,6 +1,7 @@
 """A root file system that one RUN step may write to."""
 
 import os
+import socket
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,7 @@ class Workspace:
         self._ownership = ownership
         self._keeper = keeper
         self._files = files
+        self._mounts = 0
 
     @property
     def rootfs(self) -> OverlayRoot:
@@ -87,6 +89,21 @@ class Workspace:
         owner = self._ownership["shift"]
         self._session.request("script", {"path": path, "text": text, "owner": owner})
         return FileMount(path, target)
+
+    def overlay(self) -> tuple[str, str]:
+        """Make an upper and a work directory for a mount, which go when the workspace is closed."""
+        self._mounts += 1
+        place = str(self._place / f"mount{self._mounts}")
+        self._session.request("overlay", {"place": place, "owner": self._ownership["shift"]})
+        return f"{place}/upper", f"{place}/work"
+
+    def listen(self, uid: int, gid: int, mode: int) -> tuple[str, socket.socket]:
+        """Make a socket of a container's user; return its path and where connections come to."""
+        self._mounts += 1
+        path = str(self._place / f"socket{self._mounts}")
+        params = {"path": path, "uid": uid, "gid": gid, "mode": mode}
+        _, fds = self._session.request("listen", {**params, "ownership": self._ownership})
+        return path, socket.socket(fileno=fds[0])
 
     def changes(
         self,

@@ -34,6 +34,9 @@ class Stubs:
                 os.close(inroot.open_in_root(self._root, path, flags))
             except FileNotFoundError:
                 self._make(path, directory=directory)
+            except OSError as problem:
+                text = f"/{os.fsdecode(path)}: {problem.strerror}"
+                raise OSError(problem.errno, text) from None
 
     def _make(self, path: bytes, *, directory: bool, links: int = 0) -> None:
         above = os.path.dirname(path)
