@@ -58,7 +58,8 @@ class BuildInputs:
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
     engine closes it. `remotes` fetches for ADD. `run` and `secrets` are for RUN. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
-    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
+    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors. `streams`
+    are the user's standard streams, for a shell in a step that failed.
     """
 
     store: Store
@@ -73,6 +74,7 @@ class BuildInputs:
     source: str | None = None
     archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
     run: RunOptions = field(default_factory=RunOptions)
+    streams: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +332,7 @@ class _Engine:
             commands,
             "" if platform.matches(host_platform()) else str(platform),
             None if sources is None else partial(self._mount, step, sources),
+            self._inputs.streams,
         )
         with roots.workspace(progress.layers) as workspace:
             layer = run_layer(step, workspace, context)

@@ -91,6 +91,12 @@ class Workspace:
             if name in self._files:
                 yield FileMount(str(shared / name), target)
 
+    def renew(self) -> None:
+        """Let one more command run on what the last one left."""
+        root = self.rootfs
+        if isinstance(root, OverlayRoot):
+            self._session.request("renew", {"work": root.work})
+
     def add_script(self, text: str, target: str) -> FileMount:
         """Make an executable file of the container's root, for `run` to show at `target`."""
         path = str(self._place / "script")
