@@ -91,8 +91,22 @@ _MEANINGS = {
         "Check WORKDIR: a parent may be a file or a link into /proc.",
     ),
     "network": ("the network of the container cannot be set up", IN_CONTAINERS),
-    "bind": ("a file cannot be mounted in the container", None),
+    "bind": ("something cannot be mounted in the container", None),
+    "limits": (
+        "a limit of the command cannot be set",
+        (
+            "No process here may have more than imgbuild itself: give less, or raise the hard limit of "
+            "the shell that starts imgbuild (ulimit -H, /etc/security/limits.conf)."
+        ),
+    ),
+    "device": ("a device cannot be given to the command", None),
+    "cgroup": ("the command cannot join its control group", "Leave the limits out."),
     "stub": ("a mount point cannot be made in the image", None),
+    "bundle": ("what an OCI runtime needs cannot be set up", None),
+    "runtime": (
+        "no OCI runtime can make the container",
+        "Name another one with --runtime, or leave --isolation=oci out: imgbuild needs none.",
+    ),
     "start": ("the sandbox could not start", None),
 }
 

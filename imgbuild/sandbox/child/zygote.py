@@ -108,7 +108,8 @@ class Zygote:
             status = 125
             try:
                 ours.close()
-                status = step.main(me, theirs, spec, fds)
+                spec["lent"] = dict(zip(spec.get("lent", ()), fds[3:], strict=True))
+                status = step.main(me, theirs, spec, fds[:3])
             finally:
                 os._exit(status)
         theirs.close()
