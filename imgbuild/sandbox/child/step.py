@@ -54,7 +54,7 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     the command, and what went wrong before there was one.
     """
     try:
-        way = _by_runtime if spec["runtimes"] else _run
+        way = _by_runtime if spec.get("runtimes") else _run
         return way(zygote, control, spec, fds)
     except Failed as failed:
         wire.send(control, {"error": failed.to_json()})
