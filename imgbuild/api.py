@@ -79,10 +79,7 @@ def build(
             for name in options.tags:
                 _send(opened, parse_reference(name), built.descriptor, options.registry, sink)
         config = manifest.config.digest
-        if options.iidfile:
-            deliver.write_iidfile(options.iidfile, config)
-        if options.metadata_file:
-            deliver.write_metadata(options.metadata_file, built.descriptor, config, options.tags)
+        deliver.write_records(options, built.descriptor, config)
     sink(BuildFinished(built.descriptor.digest, options.tags, time.monotonic() - started))
     return BuildResult(
         built.descriptor.digest,
@@ -235,7 +232,7 @@ def run(
     settled = settled_run(options or RunOptions())
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
-        rootfs = _rootfs(opened, search_path)
+        rootfs = _rootfs(opened, search_path, settled.isolation)
         return run_image(
             opened, rootfs, full or name, descriptor, changed, settled, streams, events, tty=tty
         )
@@ -344,13 +341,15 @@ def reset(*, store: PathLike | None = None) -> None:
         opened.reset(remove_trees)
 
 
-def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> "Report":
-    """Try what this host allows and return what was found."""
+def doctor(
+    *, store: PathLike | None = None, search_path: str | None = None, isolation: str = "auto"
+) -> "Report":
+    """Try every way to run commands that this host may allow, or `isolation` alone."""
     from imgbuild.sandbox.probe import probe
 
     place = store_path(store)
     with _opened(place):
-        return probe(place, search_path or STANDARD_PATH)
+        return probe(place, search_path or STANDARD_PATH, isolation)
 
 
 def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:
@@ -442,10 +441,10 @@ def _build_proxies(options: BuildOptions, events: EventSink) -> Mapping[str, str
     )
 
 
-def _rootfs(store: Store, search_path: str | None) -> "Rootfs":
+def _rootfs(store: Store, search_path: str | None, isolation: str = "auto") -> "Rootfs":
     from imgbuild.build.rootfs import Rootfs
 
-    return Rootfs(store, search_path or STANDARD_PATH)
+    return Rootfs(store, search_path or STANDARD_PATH, isolation)
 
 
 def _fetch(

@@ -64,9 +64,10 @@ class TransferProgress:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know that is not an error."""
+    """Something the user should know that is not an error; a `detail` is for logs alone."""
 
     message: str
+    detail: bool = False
 
 
 @dataclass(frozen=True, slots=True)

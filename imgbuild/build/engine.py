@@ -11,7 +11,7 @@ from imgbuild.build.finish import history_entry, timestamp, write_image
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.errors import ImgbuildError
-from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
+from imgbuild.events import BuildStarted, EventSink, Notice, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.options import ArchiveLimits, RunOptions
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from imgbuild.build.remotes import Remotes
     from imgbuild.build.runmounts import Brought, MountSources
     from imgbuild.build.secrets import Secrets
+    from imgbuild.sandbox.tiers import Tier
     from imgbuild.snapshot.roots import Roots
     from imgbuild.snapshot.workspace import Workspace
 
@@ -128,6 +129,7 @@ class _Engine:
         self._opened: Roots | None = None
         self._commands: Commands | None = None
         self._caches: CacheMounts | None = None
+        self._announced = False
 
     def build(self) -> Built:
         plan = self._plan
@@ -213,15 +215,7 @@ class _Engine:
                     sources = (
                         stack.enter_context(self._mount_sources(step)) if step.mounts else None
                     )
-                    inputs = {"ids": "single"} if self._inputs.rootfs.single_id else {}
-                    if names := [name for name, _ in self._inputs.run.add_hosts]:
-                        inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
-                    if sources is not None:
-                        inputs |= sources.digests()
-                    document = self._key(step, progress, inputs)
-                    return self._cached(progress) or self._make(
-                        progress, document, lambda: self._run(step, progress, sources)
-                    )
+                    return self._ran(step, progress, sources)
             case WorkdirStep():
                 document = self._key(step, progress, {})
                 return self._cached(progress) or self._make(
@@ -280,9 +274,45 @@ class _Engine:
 
         return MountSources(step, self._copy_work, self._source_layers)
 
+    def _ran(
+        self, step: RunStep, progress: _Progress, sources: "MountSources | None"
+    ) -> tuple[StepRecord, Verdict]:
+        rootfs, parent = self._inputs.rootfs, progress.key
+        expected = rootfs.single_id
+        inputs = {} if sources is None else dict(sources.digests())
+        if names := [name for name, _ in self._inputs.run.add_hosts]:
+            inputs |= {"hosts": " ".join(names)}  # not addresses, as BuildKit
+        document = self._key(step, progress, inputs | _ids(single=expected))
+        found = self._cached(progress)
+        if found is None and self._single_id() != expected:
+            # The host allows other ids than it looked like: what is made is something else.
+            progress.key = parent
+            document = self._key(step, progress, inputs | _ids(single=not expected))
+            found = self._cached(progress)
+        return found or self._make(progress, document, lambda: self._run(step, progress, sources))
+
+    def _single_id(self) -> bool:
+        """Tell what commands really get, now that one has to run."""
+        roots = self._roots()
+        roots.start_early()  # while the modules of a RUN are loaded
+        import imgbuild.build.runstep  # noqa: F401
+
+        self._announce(roots.session.tier)
+        return roots.session.tier.single_id
+
+    def _announce(self, tier: "Tier") -> None:
+        """Say once how commands run; why not better is said as well."""
+        if self._announced:
+            return
+        self._announced = True
+        lacks, better = tier.lacks(), "; ".join(tier.reasons)
+        text = f"RUN steps run in {tier.describe()}"
+        text += f"; {lacks}" if lacks else ""
+        text += f". Not possible here: {better}" if better else ""
+        self._inputs.events(Notice(text, detail=tier.is_best))
+
     def _run(self, step: RunStep, progress: _Progress, sources: "MountSources | None") -> Layer:
         roots = self._roots()
-        roots.start_early()  # while the modules below are loaded
         from imgbuild.build.accounts import Accounts
         from imgbuild.build.runsetup import RunContext
         from imgbuild.build.runstep import run_layer
@@ -426,3 +456,8 @@ class _Engine:
             self._contexts[name] = self._inputs.open_context(name)
             self._stack.callback(self._contexts[name].close)
         return self._contexts[name]
+
+
+def _ids(*, single: bool) -> dict[str, str]:
+    """Give what the ids of a host add to the key of a RUN."""
+    return {"ids": "recorded"} if single else {}

@@ -55,7 +55,7 @@ class PlainProgress:
             case TransferProgress():
                 self._transfer(event)
             case Notice():
-                self._print(f"notice: {event.message}")
+                self._print(event.message if event.detail else f"notice: {event.message}")
             case CheckWarning():
                 self._warnings.append(event)
             case BuildFinished():

@@ -63,7 +63,8 @@ class TerminalProgress:
             case TransferProgress():
                 self._transfer(event)
             case Notice():
-                self._line(f"notice: {event.message}", "yellow")
+                if not event.detail:
+                    self._line(f"notice: {event.message}", "yellow")
             case CheckWarning():
                 self._warnings.append(event)
             case BuildFinished():

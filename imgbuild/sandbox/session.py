@@ -15,6 +15,7 @@ from imgbuild.errors import ImgbuildError, SandboxError
 from imgbuild.sandbox.child import wire
 from imgbuild.sandbox.failures import disk_full, explain
 from imgbuild.sandbox.spec import SandboxSpec
+from imgbuild.sandbox.tiers import Tier
 
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
 _LAST_WAIT = 10  # seconds until processes that do not end are killed
@@ -73,11 +74,19 @@ class Running:
 
 
 class Session:
-    """The processes inside one user namespace; made by `launch`. Safe to use from many threads."""
+    """The processes of one build's namespaces; made by `launch`. Safe to use from many threads.
+
+    `tier` says what the host allowed.
+    """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], worker: socket.socket, zygote: socket.socket
+        self,
+        process: subprocess.Popen[bytes],
+        worker: socket.socket,
+        zygote: socket.socket,
+        tier: Tier,
     ) -> None:
+        self.tier = tier
         self._process = process
         self._worker = worker
         self._zygote = zygote

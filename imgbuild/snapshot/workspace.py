@@ -3,7 +3,8 @@
 import os
 import socket
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -15,6 +16,8 @@ from imgbuild.layer.index import decode_entry
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.session import Running, Session
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
+from imgbuild.snapshot.attribution import APT_FOLDER
+from imgbuild.snapshot.lower import has_directory
 from imgbuild.snapshot.request import Request, widen
 
 _CHUNK = 1 << 20
@@ -50,12 +53,17 @@ class Workspace:
         self._keeper = keeper
         self._files = files
         self._mounts = 0
+        self._maker = (0, 0)
 
     @property
     def rootfs(self) -> OverlayRoot:
         """The root as the sandbox mounts it, with something to mount on at the very bottom."""
-        skeleton = str(self._place.parent / "skeleton")
+        name = "skeleton-apt" if self._ownership["single"] and self._has_apt() else "skeleton"
+        skeleton = str(self._place.parent / name)
         return OverlayRoot((*self._lowers, skeleton), str(self._upper), str(self._place / "work"))
+
+    def _has_apt(self) -> bool:
+        return any(has_directory(lower, APT_FOLDER) for lower in self._lowers)
 
     def run(
         self,
@@ -70,12 +78,19 @@ class Workspace:
 
         `lent` is as `Session.run` has it.
         """
-        shared = self._place.parent
-        resolver = "resolv.private" if spec.network == "private" else "resolv.conf"
-        named = (("hosts", "/etc/hosts"), (resolver, "/etc/resolv.conf"))
-        files = [FileMount(str(shared / n), target) for n, target in named if n in self._files]
+        self._maker = (spec.uid, spec.gid)
+        files = self._shown_files(private=spec.network == "private")
         spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
         return self._session.run(spec, stdin, stdout, stderr, lent)
+
+    def _shown_files(self, *, private: bool) -> tuple[FileMount, ...]:
+        """Give the files of this machine that every command finds in its root."""
+        shared = self._place.parent
+        named = {
+            "hosts": "/etc/hosts",
+            "resolv.private" if private else "resolv.conf": "/etc/resolv.conf",
+        }
+        return tuple(FileMount(str(shared / n), t) for n, t in named.items() if n in self._files)
 
     def renew(self) -> None:
         """Let one more command run on what the last one left."""
@@ -120,21 +135,16 @@ class Workspace:
         part of the tar may have been written by then.
         """
         reader, writer = os.pipe()
-        with open(reader, "rb", buffering=0) as tar, self._nameless() as lines:
+        with (
+            open(reader, "rb", buffering=0) as tar,
+            self._nameless() as lines,
+            self._asking() as (verb, params, fds),
+        ):
             widen(reader)
-            request = Request(
-                self._session,
-                "changes",
-                {
-                    "upper": str(self._upper),
-                    "lowers": list(self._lowers),
-                    "ownership": self._ownership,
-                    "clamp": clamp,
-                    "settle": settle,
-                },
-                (writer, lines.fileno()),
-                own=(writer,),
-            )
+            params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
+            params["maker"] = self._maker
+            sent = (writer, lines.fileno(), *fds)
+            request = Request(self._session, verb, params, sent, own=(writer,))
             try:
                 while data := tar.read(_CHUNK):
                     write(data)
@@ -146,8 +156,21 @@ class Workspace:
             for line in lines:
                 index(decode_entry(line))
 
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[str, dict[str, Any], Sequence[int]]]:
+        """Give the verb that finds changes, where to look, and further descriptors for it."""
+        yield "changes", {"upper": str(self._upper), "lowers": list(self._lowers)}, ()
+
     def _nameless(self) -> BinaryIO:
-        fd = os.open(self._place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # Not in `place` itself: what a session covers with a file system in memory, it alone sees.
+        folder = self._place.parent
+        try:
+            fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:  # overlayfs before Linux 6.2, NFS
+            from tempfile import mkstemp  # takes long to load
+
+            fd, name = mkstemp(dir=folder)
+            os.unlink(name)
         return open(fd, "r+b", buffering=_CHUNK)
 
     def open(self, path: bytes) -> BinaryIO:
@@ -155,13 +178,16 @@ class Workspace:
 
         Raises `ImageError` for anything else.
         """
-        lowers = [str(self._upper), *self.rootfs.lowers]
         shown = os.fsdecode(path)
-        _, fds = self._session.request("open", {"lowers": lowers, "path": shown})
+        fds = self._open(shown)
         if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
             os.close(fds[0])
             raise ImageError(f"/{shown} is not a regular file in the image")
         return open(fds[0], "rb")
+
+    def _open(self, path: str) -> Sequence[int]:
+        lowers = [str(self._upper), *self.rootfs.lowers]
+        return self._session.request("open", {"lowers": lowers, "path": path})[1]
 
     def keep(self, diff_id: Digest) -> None:
         """Let the settled upper directory be the unpacked tree of the layer made from it.

@@ -36,7 +36,7 @@ from pathlib import Path
 from tests.rootless import attacks, scenarios
 place, what, runtime, *wanted = sys.argv[1:]
 if what == "attacks":
-    attacks.main(Path(place), (runtime,))
+    attacks.main(Path(place), runtimes=(runtime,))
 else:
     scenarios.main(Path(place), wanted, (runtime,))
 """
@@ -128,7 +128,7 @@ def _fake(place: Path, script: str) -> str:
 
 def test_the_next_runtime_is_tried_when_one_refuses(place: Path) -> None:
     refusing = _fake(place, "exit 3")
-    with Bench(place, (refusing, _path("crun"))) as bench:
+    with Bench(place, runtimes=(refusing, _path("crun"))) as bench:
         bench.finish()
         assert bench.run("echo $$; exit 4") == (4, "1\n")
 
@@ -138,7 +138,7 @@ def test_what_all_runtimes_said_is_told(place: Path) -> None:
 echo '{"level":"warning","msg":"careful"}
 {"level":"error","msg":"no way"}' >"$2"; exit 1"""
     refusing = _fake(place, log)
-    with Bench(place, (refusing, "/absent/runtime")) as bench:
+    with Bench(place, runtimes=(refusing, "/absent/runtime")) as bench:
         bench.finish()
         with pytest.raises(SandboxError, match="fake: no way; runtime: .*o such file") as caught:
             bench.run("true")
@@ -152,7 +152,7 @@ def test_nothing_is_left_of_a_build_that_is_killed(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from tests.support.bench import Bench
-        bench = Bench(Path(sys.argv[1]), (sys.argv[2],))
+        bench = Bench(Path(sys.argv[1]), runtimes=(sys.argv[2],))
         bench.finish()
         running, reading = bench.start("setsid sleep 4711 & echo up; sleep 4711")
         import os

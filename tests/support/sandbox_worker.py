@@ -17,6 +17,13 @@ def _give(params: dict[str, Any], _: list[int]) -> dict[str, Any]:
     return {}
 
 
+def _make(params: dict[str, Any], _: list[int]) -> dict[str, Any]:
+    for path in params["paths"]:
+        os.mkdir(path)
+        os.chown(path, params["shift"], params["shift"])
+    return {}
+
+
 def _remove(params: dict[str, Any], _: list[int]) -> dict[str, Any]:
     import shutil
 
@@ -82,6 +89,7 @@ def main(sock: socket.socket) -> None:
         sock,
         {
             "give": _give,
+            "make": _make,
             "remove": _remove,
             "facts": _facts,
             "open": _open,

@@ -4,6 +4,7 @@ All mounts are made detached and attached by descriptor to targets that are look
 root, so no link in an image can put one anywhere else.
 """
 
+import contextlib
 import os
 import stat
 
@@ -43,14 +44,20 @@ PROTECTED = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-tri
 
 
 def set_up(
-    root_fd: int, *, own_network: bool, sysfs: int | None, shm_size: int, masked: bool
+    root_fd: int,
+    *,
+    own_network: bool,
+    own_proc: bool,
+    sysfs: int | None,
+    shm_size: int,
+    masked: bool,
 ) -> None:
     """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes.
 
     `sysfs` is a mount to take instead of making one.
     """
     with naming("proc"):
-        _attach(make_filesystem(b"proc", STRICT), root_fd, b"proc")
+        _attach(make_proc() if own_proc else _share_proc(), root_fd, b"proc")
     with naming("sys"):
         _set_up_sys(root_fd, sysfs, own_network=own_network)
     with naming("dev"):
@@ -60,8 +67,30 @@ def set_up(
     with naming("mask"):
         for path in MASKED:
             _mask(root_fd, path)
-        for path in PROTECTED:
+        for path in PROTECTED if own_proc else ():
             _protect(root_fd, path)
+
+
+def make_proc() -> int:
+    """Give a /proc of this process's PID namespace; OSError where the kernel refuses that.
+
+    It does so when parts of the /proc around are hidden, as they are in most containers.
+    """
+    return make_filesystem(b"proc", STRICT)
+
+
+def make_root() -> int:
+    """Give an empty filesystem that can be a root."""
+    return make_filesystem(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64k")
+
+
+def cover(path: bytes) -> None:
+    """Put a filesystem in memory over a directory."""
+    mount = make_filesystem(b"tmpfs", NOSUID | NODEV, mode=b"0700")
+    target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.move_mount(mount, target)
+    os.close(target)
+    os.close(mount)
 
 
 def clone(path: bytes, attributes: int) -> int:
@@ -76,13 +105,31 @@ def make_sysfs() -> int:
     return make_filesystem(b"sysfs", STRICT | READONLY)
 
 
+def make_sys(sysfs: int | None, *, own_network: bool) -> int:
+    """Give /sys: the one that was lent, that of an own network, or the one around, read-only."""
+    if sysfs is not None:
+        return sysfs
+    if own_network:  # only the owner of a network namespace may mount its sysfs
+        with contextlib.suppress(OSError):  # parts of the /sys around are hidden, as in containers
+            return make_sysfs()
+    around = syscalls.open_tree(b"/sys", recursive=True)
+    syscalls.mount_setattr(around, b"", STRICT | READONLY, recursive=True)
+    return around
+
+
+def _share_proc() -> int:
+    """Give the /proc around with all that is mounted in it, read-only.
+
+    It lists processes outside of the step. With the same user id, as where there is only one, some
+    of their files could be written to; read-only, none can.
+    """
+    mount = syscalls.open_tree(b"/proc", recursive=True)
+    syscalls.mount_setattr(mount, b"", STRICT | READONLY, recursive=True)
+    return mount
+
+
 def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
-    if own_network:
-        sysfs = make_sysfs()
-    elif sysfs is None:  # only the owner of a network namespace may mount its sysfs
-        sysfs = syscalls.open_tree(b"/sys", recursive=True)
-        syscalls.mount_setattr(sysfs, b"", STRICT | READONLY, recursive=True)
-    _attach(sysfs, root_fd, b"sys")
+    _attach(make_sys(sysfs, own_network=own_network), root_fd, b"sys")
     try:
         groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:

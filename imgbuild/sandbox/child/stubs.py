@@ -74,7 +74,7 @@ class Stubs:
             _unmount(name, parent)
             with _tolerating():
                 _remove_empty(name, parent)
-            os.utime(parent, ns=before if now == after else now)
+            os.utime(parent, ns=before if now[1] == after[1] else now)
             os.close(parent)
 
 
