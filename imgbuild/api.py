@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -40,6 +41,7 @@ def build(
     context: Context = ".",
     *,
     events: EventSink | None = None,
+    streams: tuple[int, int, int] | None = None,
     **fields: Any,
 ) -> BuildResult:
     """Build an image and keep it in the store.
@@ -49,6 +51,8 @@ def build(
     `ImgbuildError`: `DockerfileError`, `ContextError`, `StepFailedError`, and those of bases,
     registries, the store and the sandbox. Nothing is named before the image is complete; it keeps
     its names when an output or a push fails after that, so that `push` can be tried again.
+    `streams` are the descriptors of a terminal, which `RunOptions.on_fail` "shell" opens a shell
+    on; without them no shell is opened.
     """
     from imgbuild.build import deliver
     from imgbuild.build.engine import build_image
@@ -63,7 +67,7 @@ def build(
         _contexts(options, opened, sink) as contexts,
     ):
         plan, inputs = _prepare(options, opened, contexts, sink)
-        built = build_image(plan, inputs)
+        built = build_image(plan, replace(inputs, streams=streams))
         manifest, _ = read_manifest(opened, built.descriptor)
         for name in options.tags:
             opened.names.tag(name, built.descriptor)
@@ -75,10 +79,7 @@ def build(
             for name in options.tags:
                 _send(opened, parse_reference(name), built.descriptor, options.registry, sink)
         config = manifest.config.digest
-        if options.iidfile:
-            deliver.write_iidfile(options.iidfile, config)
-        if options.metadata_file:
-            deliver.write_metadata(options.metadata_file, built.descriptor, config, options.tags)
+        deliver.write_records(options, built.descriptor, config)
     sink(BuildFinished(built.descriptor.digest, options.tags, time.monotonic() - started))
     return BuildResult(
         built.descriptor.digest,
@@ -333,10 +334,7 @@ def reset(*, store: PathLike | None = None) -> None:
 
 
 def doctor(
-    *,
-    store: PathLike | None = None,
-    search_path: str | None = None,
-    isolation: str = "auto",
+    *, store: PathLike | None = None, search_path: str | None = None, isolation: str = "auto"
 ) -> "Report":
     """Try every way to run commands that this host may allow, or `isolation` alone."""
     from imgbuild.sandbox.probe import probe

@@ -16,6 +16,7 @@ from imgbuild.events import EventSink, Notice
 from imgbuild.options import RunOptions
 from imgbuild.sandbox.cgroups import Group, Limits, make_group
 from imgbuild.sandbox.idmap import IdMap
+from imgbuild.sandbox.runtimes import find_runtimes
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.sandbox.volumes import IdMapping
@@ -52,6 +53,7 @@ class Commands:
         self._told: set[str] = set()
         self._mapping: IdMapping | None = None
         self.networks = Networks(search_path, options, session, self._tell)
+        self._search_path = search_path
 
     def files(self, hostname: str = netfiles.HOSTNAME) -> Mapping[str, str]:
         """Return what commands find in /etc, by the names that `Roots` has for it."""
@@ -81,10 +83,16 @@ class Commands:
             named = of_step(devices, self._tell) if devices else ()
             spec = with_options(spec, self.options, self._ids, named, mounts)
             spec = replace(spec, network=self.networks.choose(network, spec.env))
+            spec = replace(spec, runtimes=self._runtimes())
             group = self._group(stack)
             spec = self._stand_in(spec, group.controllers if group else frozenset())
             lent = {f"mount:{target}": fd for target, fd in mounts.items()}
             yield Command(spec, {**lent, **(group.lend() if group else {})}, group)
+
+    def _runtimes(self) -> tuple[str, ...]:
+        if self.options.isolation != "oci":
+            return ()
+        return find_runtimes(self.options.runtime, self._search_path)
 
     def close(self) -> None:
         """Let go of what commands shared, before the session ends."""

@@ -58,7 +58,8 @@ class BuildInputs:
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
     engine closes it. `remotes` fetches for ADD. `run` and `secrets` are for RUN. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
-    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
+    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors. `streams`
+    are the user's standard streams, for a shell in a step that failed.
     """
 
     store: Store
@@ -73,6 +74,7 @@ class BuildInputs:
     source: str | None = None
     archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
     run: RunOptions = field(default_factory=RunOptions)
+    streams: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,11 @@ class _Engine:
     def _make_or_find(self, step: LayerStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
         match step:
             case RunStep():
-                return self._ran(step, progress)
+                with ExitStack() as stack:
+                    sources = (
+                        stack.enter_context(self._mount_sources(step)) if step.mounts else None
+                    )
+                    return self._ran(step, progress, sources)
             case WorkdirStep():
                 document = self._key(step, progress, {})
                 return self._cached(progress) or self._make(
@@ -268,24 +274,22 @@ class _Engine:
 
         return MountSources(step, self._copy_work, self._source_layers)
 
-    def _ran(self, step: RunStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
-        with ExitStack() as stack:
-            sources = stack.enter_context(self._mount_sources(step)) if step.mounts else None
-            inputs = dict(sources.digests()) if sources is not None else {}
-            if names := [name for name, _ in self._inputs.run.add_hosts]:
-                inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
-            rootfs, parent = self._inputs.rootfs, progress.key
-            expected = rootfs.single_id
-            document = self._key(step, progress, inputs | _ids(single=expected))
+    def _ran(
+        self, step: RunStep, progress: _Progress, sources: "MountSources | None"
+    ) -> tuple[StepRecord, Verdict]:
+        rootfs, parent = self._inputs.rootfs, progress.key
+        expected = rootfs.single_id
+        inputs = {} if sources is None else dict(sources.digests())
+        if names := [name for name, _ in self._inputs.run.add_hosts]:
+            inputs |= {"hosts": " ".join(names)}  # not addresses, as BuildKit
+        document = self._key(step, progress, inputs | _ids(single=expected))
+        found = self._cached(progress)
+        if found is None and self._single_id() != expected:
+            # The host allows other ids than it looked like: what is made is something else.
+            progress.key = parent
+            document = self._key(step, progress, inputs | _ids(single=not expected))
             found = self._cached(progress)
-            if found is None and self._single_id() != expected:
-                # The host allows other ids than it looked like: what is made is something else.
-                progress.key = parent
-                document = self._key(step, progress, inputs | _ids(single=not expected))
-                found = self._cached(progress)
-            return found or self._make(
-                progress, document, lambda: self._run(step, progress, sources)
-            )
+        return found or self._make(progress, document, lambda: self._run(step, progress, sources))
 
     def _single_id(self) -> bool:
         """Tell what commands really get, now that one has to run."""
@@ -330,6 +334,7 @@ class _Engine:
             commands,
             "" if platform.matches(host_platform()) else str(platform),
             None if sources is None else partial(self._mount, step, sources),
+            self._inputs.streams,
         )
         with roots.workspace(progress.layers) as workspace:
             layer = run_layer(step, workspace, context)

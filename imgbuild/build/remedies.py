@@ -1,8 +1,8 @@
 """Why a command of a RUN may have failed, where its status or its last words give that away."""
 
 _SINGLE = (
-    "only one user id is mapped here, so commands that change owners or users fail; "
-    "give this user ranges in /etc/subuid and /etc/subgid (see `imgbuild doctor`)"
+    "only one user id is mapped here, so all files seem to belong to whoever asks and commands "
+    "cannot become other users; give this user ranges in /etc/subuid and /etc/subgid (see `imgbuild doctor`)"
 )
 # What the kernel answers to ids that are not mapped (user_namespaces(7)), as libc words it.
 _REFUSALS = (b"Invalid argument", b"Operation not permitted")

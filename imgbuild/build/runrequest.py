@@ -63,6 +63,11 @@ def _check_allowed(options: RunOptions) -> None:
                 f"unknown entitlement: {name}",
                 hint="allow network.host, security.insecure, device or device=NAME",
             )
+    if options.runtime is not None and options.isolation != "oci":
+        raise UsageError(
+            f"no runtime is used with isolation {options.isolation}",
+            hint=f"add --isolation=oci, or leave --runtime={options.runtime} out",
+        )
     if options.on_fail not in {"stop", "shell"}:
         raise UsageError(f"unknown on-fail: {options.on_fail}", hint="give stop or shell")
 

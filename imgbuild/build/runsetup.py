@@ -24,7 +24,7 @@ class RunContext(NamedTuple):
     """What a RUN needs beside its step.
 
     `number` is its number in events; `foreign` the platform of the image when it is not this
-    machine's, else empty.
+    machine's, else empty. `streams` are the user's, for a shell in a step that failed.
     """
 
     events: EventSink
@@ -38,6 +38,7 @@ class RunContext(NamedTuple):
     commands: Commands
     foreign: str = ""
     make_mounts: "Callable[[Workspace, ExitStack], Brought] | None" = None
+    streams: tuple[int, int, int] | None = None
 
 
 @contextmanager

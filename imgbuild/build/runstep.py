@@ -30,15 +30,14 @@ def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer
     Raises `StepFailedError` when the command fails or takes too long, `SandboxError` when it
     cannot be started.
     """
-    ended = _run(step, workspace, context)
-    if ended.status != 0:
-        raise StepFailedError(
-            f"process {shown(step)} did not complete successfully: exit code: {ended.status}",
-            status=ended.status,
-            output=ended.tail,
-            hint=_hint(ended, context),
-            span=step.span,
-        )
+    try:
+        _succeed(step, workspace, context)
+    except StepFailedError as error:
+        if context.options.on_fail == "shell":
+            from imgbuild.build.aftermath import open_shell
+
+            open_shell(step, workspace, context, error)
+        raise
     with context.make_layer() as maker:
 
         def index(entry: Entry) -> None:
@@ -49,6 +48,18 @@ def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer
         layer = maker.finish()
     workspace.keep(layer.diff_id)
     return layer
+
+
+def _succeed(step: RunStep, workspace: Workspace, context: RunContext) -> None:
+    ended = _run(step, workspace, context)
+    if ended.status != 0:
+        raise StepFailedError(
+            f"process {shown(step)} did not complete successfully: exit code: {ended.status}",
+            status=ended.status,
+            output=ended.tail,
+            hint=_hint(ended, context),
+            span=step.span,
+        )
 
 
 def _hint(ended: _Outcome, context: RunContext) -> str | None:

@@ -44,7 +44,8 @@ class MergedTree(Tree):
     def note_name(self, at: int, name: bytes) -> None:
         status = os.lstat(name, dir_fd=at)
         self._ours.add(status.st_ino)
-        if status.st_gid != os.getegid():
+        is_new = stat.S_ISDIR(status.st_mode) or status.st_nlink == 1  # no further name
+        if is_new and status.st_gid != os.getegid():
             os.chown(name, -1, os.getegid(), dir_fd=at, follow_symlinks=False)
 
     def is_ours(self, status: os.stat_result) -> bool:

@@ -95,7 +95,8 @@ class Ownership:
         at: int, name: bytes, status: Status, note: Callable[[str], object]
     ) -> None:
         try:
-            set_special_owner(at, name, (status.uid, status.gid))
+            value = recorded.special_value((status.uid, status.gid))
+            os.setxattr(path_of(at, name), recorded.SPECIAL, value, follow_symlinks=False)
         except OSError as error:
             if error.errno not in {errno.ENOTSUP, errno.EPERM}:
                 raise
@@ -112,23 +113,16 @@ class Ownership:
             note(f"the attribute {name} was not kept: {error.strerror}")
 
 
-def special_owner(at: int, name: bytes) -> recorded.Halves:
-    """Return the recorded owner of a symlink or a FIFO in a directory."""
+def special_value(at: int, name: bytes) -> bytes:
+    """Return the record of a symlink's or a FIFO's owner in a directory; empty for none."""
     try:
-        value = os.getxattr(_path(at, name), recorded.SPECIAL, follow_symlinks=False)
+        return xattrs.to_v2(os.getxattr(path_of(at, name), recorded.SPECIAL, follow_symlinks=False))
     except OSError as error:
         if error.errno not in {errno.ENODATA, errno.ENOTSUP}:
             raise
-        return recorded.OPEN
-    return recorded.parse_special(xattrs.to_v2(value))
+        return b""
 
 
-def set_special_owner(at: int, name: bytes, owner: recorded.Halves) -> None:
-    """Record the owner of a symlink or a FIFO in a directory."""
-    value = recorded.special_value(owner)
-    os.setxattr(_path(at, name), recorded.SPECIAL, value, follow_symlinks=False)
-
-
-def _path(at: int, name: bytes) -> bytes:
+def path_of(at: int, name: bytes) -> bytes:
     """Name something in a directory for calls that take no descriptor."""
     return b"/proc/self/fd/%d/%s" % (at, name)

@@ -94,6 +94,11 @@ _MEANINGS = {
     "device": ("a device cannot be given to the command", None),
     "cgroup": ("the command cannot join its control group", "Leave the limits out."),
     "stub": ("a mount point cannot be made in the image", None),
+    "bundle": ("what an OCI runtime needs cannot be set up", None),
+    "runtime": (
+        "no OCI runtime can make the container",
+        "Name another one with --runtime, or leave --isolation=oci out: imgbuild needs none.",
+    ),
     "start": ("the sandbox could not start", None),
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from imgbuild import recorded
 from imgbuild.layer import xattrs
-from imgbuild.layer.owners import set_special_owner, special_owner
+from imgbuild.layer.owners import path_of, special_value
 
 RECORDS = frozenset({recorded.OWNER, recorded.DEVICE, xattrs.ORIGIN})
 
@@ -48,17 +48,17 @@ class Attribution:
         """Return an owner; `found` are the attributes, `default` is for what nobody recorded."""
         if isinstance(place, int):
             value = found.get(recorded.OWNER, b"")
-            halves, final = recorded.parse_owner(value), not recorded.is_guessed(value)
+            halves = recorded.parse_owner(value)
             if xattrs.ORIGIN in found:  # root's of a lower layer, however it was changed
                 default = 0, 0
         else:
-            halves, final = special_owner(*place), True
+            value = special_value(*place)
+            halves = recorded.parse_special(value)
         uid, gid = (
             known if half is None else half for half, known in zip(halves, default, strict=True)
         )
-        final = final and (uid, gid) == (halves[0] or 0, halves[1] or 0)
-        if self._settle and not final:
-            _record(place, (uid, gid))
+        if self._settle:
+            _settle(place, value, (uid, gid))
         return uid, gid
 
 
@@ -82,8 +82,20 @@ def is_apt_stub(name: bytes, status: os.stat_result, fd: int) -> bool:
     )
 
 
-def _record(place: Place, owner: Ids) -> None:
+def _settle(place: Place, value: bytes, owner: Ids) -> None:
+    """Record an owner as unpacking does: where it is not 0:0."""
+    wanted = b""
     if isinstance(place, int):
-        os.setxattr(place, recorded.OWNER, recorded.owner_value(owner))
+        path, name = b"/proc/self/fd/%d" % place, recorded.OWNER
+        follow = True
+        if owner != (0, 0):
+            wanted = recorded.owner_value(owner)
     else:
-        set_special_owner(*place, owner)
+        path, name = path_of(*place), recorded.SPECIAL
+        follow = False
+        if owner != (0, 0):
+            wanted = recorded.special_value(owner)
+    if wanted and wanted != value:
+        os.setxattr(path, name, wanted, follow_symlinks=follow)
+    elif value and not wanted:
+        os.removexattr(path, name, follow_symlinks=follow)

@@ -52,6 +52,14 @@ def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
     return {}
 
 
+def renew(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Make the directory anew that an overlay works in: the kernel takes none for a second time."""
+    work = os.fsencode(params["work"])
+    remove_tree(work)
+    os.mkdir(work, 0o700)
+    return {}
+
+
 def write_script(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
     """Write an executable file into the directory of a step."""
     path, owner = os.fsencode(params["path"]), params["owner"]
@@ -276,6 +284,7 @@ VERBS: dict[str, Handler] = {
     "move": move,
     "remove": remove,
     "empty": empty,
+    "renew": renew,
     "network": network.make,
     **MOUNT_VERBS,
 }

@@ -139,13 +139,12 @@ def test_root_has_dockers_capabilities(results: Results) -> None:
 
 def test_users_have_no_capabilities(results: Results) -> None:
     status = results["status of a user"][1]
-    if not status:
-        assert json.loads(results["tier"][1])["idmap"]["kind"] == "single"
-        pytest.skip("cannot apply: only one id is mapped")
     for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
         assert int(_field(status, name), 16) == 0
     assert int(_field(status, "CapBnd"), 16) == 0xA80425FB
-    assert _field(status, "Groups") == ""
+    # Where one id is mapped, nobody may change groups (user_namespaces(7)): the builder's stay.
+    one_id = json.loads(results["tier"][1])["idmap"]["kind"] == "single"
+    assert _field(status, "Groups") == "" or one_id
 
 
 def test_signals_are_as_a_shell_expects(results: Results) -> None:

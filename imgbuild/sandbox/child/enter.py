@@ -214,12 +214,18 @@ def reset_process() -> None:
         syscalls.call("keyctl", 1, 0, 0, 0, 0)  # KEYCTL_JOIN_SESSION_KEYRING: a new one
 
 
-def drop_privileges(spec: wire.Message) -> None:
+def check_user(spec: wire.Message) -> None:
+    """Raise `Failed` for a user or group whose id is not mapped."""
     uid, gid, count = spec["uid"], spec["gid"], spec["count"]
     for name, number, first in zip(("user", "group"), (uid, gid), spec["first"], strict=True):
         if not first <= number < first + count:
             what = "1 id is" if count == 1 else f"{count} ids are"
             raise Failed("user", f"{name} {number} cannot be used: only {what} mapped here")
+
+
+def drop_privileges(spec: wire.Message) -> None:
+    check_user(spec)
+    uid, gid, count = spec["uid"], spec["gid"], spec["count"]
     keep = capabilities.numbers(spec["capabilities"])
     with naming("user"):
         if count > 1:

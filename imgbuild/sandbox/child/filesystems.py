@@ -15,7 +15,7 @@ from imgbuild.sandbox.child.syscalls import NODEV, NOEXEC, NOSUID, READONLY
 
 DIRECTORIES = (b"proc", b"sys", b"dev")
 
-_STRICT = NOSUID | NODEV | NOEXEC
+STRICT = NOSUID | NODEV | NOEXEC
 _DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
 _LINKS = (
     (b"pts/ptmx", b"ptmx"),
@@ -26,7 +26,7 @@ _LINKS = (
     (b"/proc/kcore", b"core"),
 )
 # https://github.com/moby/moby/blob/master/oci/defaults.go
-_MASKED = (
+MASKED = (
     b"proc/acpi",
     b"proc/asound",
     b"proc/interrupts",
@@ -40,7 +40,7 @@ _MASKED = (
     b"sys/devices/virtual/powercap",
     b"sys/firmware",
 )
-_READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+PROTECTED = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
 def set_up(
@@ -65,9 +65,9 @@ def set_up(
     if not masked:
         return
     with naming("mask"):
-        for path in _MASKED:
+        for path in MASKED:
             _mask(root_fd, path)
-        for path in _READONLY if own_proc else ():
+        for path in PROTECTED if own_proc else ():
             _protect(root_fd, path)
 
 
@@ -76,7 +76,7 @@ def make_proc() -> int:
 
     It does so when parts of the /proc around are hidden, as they are in most containers.
     """
-    return make_filesystem(b"proc", _STRICT)
+    return make_filesystem(b"proc", STRICT)
 
 
 def make_root() -> int:
@@ -102,7 +102,19 @@ def clone(path: bytes, attributes: int) -> int:
 
 def make_sysfs() -> int:
     """Give a /sys of this process's network, attached nowhere."""
-    return make_filesystem(b"sysfs", _STRICT | READONLY)
+    return make_filesystem(b"sysfs", STRICT | READONLY)
+
+
+def make_sys(sysfs: int | None, *, own_network: bool) -> int:
+    """Give /sys: the one that was lent, that of an own network, or the one around, read-only."""
+    if sysfs is not None:
+        return sysfs
+    if own_network:  # only the owner of a network namespace may mount its sysfs
+        with contextlib.suppress(OSError):  # parts of the /sys around are hidden, as in containers
+            return make_sysfs()
+    around = syscalls.open_tree(b"/sys", recursive=True)
+    syscalls.mount_setattr(around, b"", STRICT | READONLY, recursive=True)
+    return around
 
 
 def _share_proc() -> int:
@@ -112,32 +124,23 @@ def _share_proc() -> int:
     of their files could be written to; read-only, none can.
     """
     mount = syscalls.open_tree(b"/proc", recursive=True)
-    syscalls.mount_setattr(mount, b"", _STRICT | READONLY, recursive=True)
+    syscalls.mount_setattr(mount, b"", STRICT | READONLY, recursive=True)
     return mount
 
 
 def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
-    _attach(sysfs or _make_sys(own_network=own_network), root_fd, b"sys")
+    _attach(make_sys(sysfs, own_network=own_network), root_fd, b"sys")
     try:
         groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         return
     try:
-        mount = make_filesystem(b"cgroup2", _STRICT | READONLY)
+        mount = make_filesystem(b"cgroup2", STRICT | READONLY)
     except OSError:  # cgroup v1, or not ours to mount
-        mount = make_filesystem(b"tmpfs", _STRICT | READONLY, mode=b"0755", size=b"4k")
+        mount = make_filesystem(b"tmpfs", STRICT | READONLY, mode=b"0755", size=b"4k")
     syscalls.move_mount(mount, groups)
     os.close(mount)
     os.close(groups)
-
-
-def _make_sys(*, own_network: bool) -> int:
-    if own_network:  # only the owner of a network namespace may mount its sysfs
-        with contextlib.suppress(OSError):  # parts of the /sys around are hidden, as in containers
-            return make_sysfs()
-    sysfs = syscalls.open_tree(b"/sys", recursive=True)
-    syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
-    return sysfs
 
 
 def _set_up_dev(root_fd: int, shm_size: int) -> None:
@@ -151,9 +154,9 @@ def _set_up_dev(root_fd: int, shm_size: int) -> None:
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(name, 0o755, dir_fd=dev)
     _attach_in(dev, b"pts", _make_pts())
-    _attach_in(dev, b"shm", make_filesystem(b"tmpfs", _STRICT, mode=b"1777", size=b"%d" % shm_size))
+    _attach_in(dev, b"shm", make_filesystem(b"tmpfs", STRICT, mode=b"1777", size=b"%d" % shm_size))
     try:
-        _attach_in(dev, b"mqueue", make_filesystem(b"mqueue", _STRICT))
+        _attach_in(dev, b"mqueue", make_filesystem(b"mqueue", STRICT))
     except OSError:
         os.rmdir(b"mqueue", dir_fd=dev)  # a kernel without POSIX message queues
     for text, name in _LINKS:
@@ -176,7 +179,7 @@ def _mask(root_fd: int, path: bytes) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(os.fstat(target).st_mode):
-        mount = make_filesystem(b"tmpfs", _STRICT | READONLY, size=b"4k", nr_inodes=b"2")
+        mount = make_filesystem(b"tmpfs", STRICT | READONLY, size=b"4k", nr_inodes=b"2")
     else:
         mount = clone(b"/dev/null", NOSUID | NOEXEC | READONLY)
     syscalls.move_mount(mount, target)
@@ -191,7 +194,7 @@ def _protect(root_fd: int, path: bytes) -> None:
     except FileNotFoundError:
         return
     mount = syscalls.open_tree(b"", at=target)
-    syscalls.mount_setattr(mount, b"", _STRICT | READONLY)
+    syscalls.mount_setattr(mount, b"", STRICT | READONLY)
     syscalls.move_mount(mount, target)
     os.close(mount)
     os.close(target)

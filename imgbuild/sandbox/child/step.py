@@ -34,7 +34,7 @@ from imgbuild.sandbox.child.enter import (
     take_ids,
 )
 from imgbuild.sandbox.child.failure import Failed, naming
-from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make_proc, make_root
+from imgbuild.sandbox.child.filesystems import DIRECTORIES, make_proc, make_root
 from imgbuild.sandbox.child.notify import Supervisor
 from imgbuild.sandbox.child.stubs import Stubs
 
@@ -54,13 +54,21 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     the command, and what went wrong before there was one.
     """
     try:
-        return _run(zygote, control, spec, fds)
+        way = _by_runtime if spec.get("runtimes") else _run
+        return way(zygote, control, spec, fds)
     except Failed as failed:
         wire.send(control, {"error": failed.to_json()})
     except Exception as problem:  # a fault of ours must reach the session as well
         text = f"{type(problem).__name__}: {problem}"
         wire.send(control, {"error": Failed("step", text).to_json()})
     return 125
+
+
+def _by_runtime(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+    # Rarely wanted, and nothing there changes its root: it may be imported as late as this.
+    from imgbuild.sandbox.child import runtime
+
+    return runtime.run(zygote, control, spec, fds)
 
 
 def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
@@ -78,12 +86,12 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     for fd in fds[1:]:
         give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
     with naming("overlay"):
-        root_fd = _mount_root(spec["root"])
+        root_fd = overlay.mount_root(spec["root"])
     made = mounts.make(spec["mounts"], shift, spec["count"], lent)
     nodes = devices.clone(spec["devices"])
+    supervisor, ours, theirs = _supervisor(spec)
     with naming("network"):
         network.join(lent)
-    supervisor, ours, theirs = _supervisor(spec)
     _enter_namespaces(zygote, control, spec, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
@@ -165,13 +173,6 @@ def _supervisor(spec: wire.Message) -> tuple[Supervisor | None, socket.socket, s
         return None, ours, theirs
     recorder = owners.Owners(spec["uid"], spec["gid"], spec["groups"], spec["capabilities"])
     return Supervisor(recorder.handlers()), ours, theirs
-
-
-def _mount_root(root: wire.Message) -> int:
-    if root["kind"] == "directory":
-        return clone(os.fsencode(root["path"]), syscalls.NODEV)
-    lowers = [os.fsencode(path) for path in root["lowers"]]
-    return overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
 
 
 def _enter_namespaces(
