@@ -40,9 +40,9 @@ class Roots:
     uncompressed tar of a layer and raises at its end when it is not what it should be. `start`
     launches the session with `WORKER`, and is given the directory that steps will be in if there
     will be any; `scratch` makes that; `abandoned` names such directories of builds that are gone.
-    `view` shows layers by their indexes; without it, what a command touched counts as changed where
-    roots are copies. `files` gives "hosts", "resolv.conf" and, for a network of the session's
-    own, "resolv.private"; what is left out is the image's.
+    `files` gives "hosts", "resolv.conf" and, for a network of the session's own, "resolv.private";
+    what is left out is the image's. `view` shows layers by their indexes; without it, what a
+    command touched counts as changed where roots are copies.
     """
 
     def __init__(
@@ -97,8 +97,7 @@ class Roots:
         """Return a root of these layers (bottom first) that a command can change."""
         if self.session.tier.root == "copy":
             return self._copies.workspace(layers)
-        lowers = self.stacked(layers)
-        place = self.take_place()
+        lowers, place = self.stacked(layers), self.take_place()
         return Workspace(self.session, lowers, place, self._ownership, self, self.written)
 
     def grow(self, name: str, write_tar: WriteTar) -> Path:

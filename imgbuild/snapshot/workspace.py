@@ -79,17 +79,18 @@ class Workspace:
         `lent` is as `Session.run` has it.
         """
         self._maker = (spec.uid, spec.gid)
-        files = self._host_files(spec)
+        files = self._shown_files(private=spec.network == "private")
         spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
         return self._session.run(spec, stdin, stdout, stderr, lent)
 
-    def _host_files(self, spec: SandboxSpec) -> Iterator[FileMount]:
-        """Yield the files of this machine that a command finds in its root."""
+    def _shown_files(self, *, private: bool) -> tuple[FileMount, ...]:
+        """Give the files of this machine that every command finds in its root."""
         shared = self._place.parent
-        resolver = "resolv.private" if spec.network == "private" else "resolv.conf"
-        for name, target in (("hosts", "/etc/hosts"), (resolver, "/etc/resolv.conf")):
-            if name in self._files:
-                yield FileMount(str(shared / name), target)
+        named = {
+            "hosts": "/etc/hosts",
+            "resolv.private" if private else "resolv.conf": "/etc/resolv.conf",
+        }
+        return tuple(FileMount(str(shared / n), t) for n, t in named.items() if n in self._files)
 
     def renew(self) -> None:
         """Let one more command run on what the last one left."""
