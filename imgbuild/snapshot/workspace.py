@@ -64,10 +64,10 @@ class Workspace:
     def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
         """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
         self._maker = (spec.uid, spec.gid)
-        spec = replace(spec, root=self.rootfs, mounts=(*self._files(), *spec.mounts))
+        spec = replace(spec, root=self.rootfs, mounts=(*self._shared_files(), *spec.mounts))
         return self._session.run(spec, stdin, stdout, stderr)
 
-    def _files(self) -> tuple[FileMount, ...]:
+    def _shared_files(self) -> tuple[FileMount, ...]:
         """Give the files of this machine that every command finds in its root."""
         shared = self._place.parent
         return (

@@ -177,7 +177,12 @@ class Shelf:
         return self.roots.session.tier.idmap
 
     def _start(self, steps: Path | None) -> Session:
-        return start(candidates(SEARCH_PATH, self._isolation), "tests.rootless.snapshots", [self.place], steps)
+        return start(
+            candidates(SEARCH_PATH, self._isolation),
+            "tests.rootless.snapshots",
+            [self.place],
+            steps,
+        )
 
 
 def check(place: Path, scripts: dict[str, str]) -> dict[str, Any]:
