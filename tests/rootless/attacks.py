@@ -214,7 +214,7 @@ SHELL |= {name: _ANY.format(attempt=attempt) for name, attempt in ANY.items()}
 OWN_PROC = frozenset({"own processes only", "its root is ours"})
 
 
-def main(place: Path, isolation: str = "auto") -> None:
+def main(place: Path, isolation: str = "auto", kind: type[Bench] = Bench) -> None:
     """Try everything; print what happened."""
     results: dict[str, tuple[int, str]] = {}
     os.environ["SECRET"] = "secret of the caller"
@@ -222,7 +222,7 @@ def main(place: Path, isolation: str = "auto") -> None:
     name = f"imgbuild-attack-{os.getpid()}".encode()  # others may test at the same time
     listener.bind(b"\0" + name)
     listener.listen()
-    with Bench(place, isolation) as bench:
+    with kind(place, isolation) as bench:
         if SUPPORTED:
             folder = bench.base / "attacks"
             folder.mkdir()

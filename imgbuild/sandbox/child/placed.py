@@ -11,11 +11,11 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import wire
+from imgbuild.sandbox.child import syscalls, wire
 from imgbuild.sandbox.child.failure import Failed
 from imgbuild.sandbox.child.stubs import Stubs
 
@@ -35,7 +35,7 @@ class _Placed(NamedTuple):
     before: _Times
     after: _Times
     source: tuple[int, bytes] | None
-    lock: int
+    locks: Sequence[int]
     directory: bool
 
 
@@ -47,7 +47,7 @@ class Places:
         self._top = os.readlink(b"/proc/self/fd/%d" % root_fd)
         self._aside = aside
         self._shift = shift
-        self._stubs = Stubs(root_fd)
+        self._stubs = Stubs(root_fd, shift)
         self._placed: list[_Placed] = []
         self._count = 0
 
@@ -59,7 +59,7 @@ class Places:
             if source and (not mount["readonly"] or stat.S_ISSOCK(os.lstat(source).st_mode)):
                 self._move_in(source, target)
             else:
-                self._swap(self._make(mount, source), target, None, -1)
+                self._swap(self._make(mount, source), target)
         except OSError as problem:
             text = problem.strerror or str(problem)
             raise Failed("bind", f"/{os.fsdecode(target)}: {text}", problem.errno) from None
@@ -114,27 +114,33 @@ class Places:
     # --- in and out of the root
 
     def _move_in(self, source: bytes, target: bytes) -> None:
-        """Move what may be written to; who else wants it waits until it is back."""
+        """Move what may be written to; who else wants it waits until it is back.
+
+        Meanwhile an empty directory stands in its place, and is what they wait for.
+        """
         folder, _, last = source.rpartition(b"/")
         parent = os.open(folder, _DIRECTORY & ~os.O_NOFOLLOW)
-        while True:
-            lock = _lock(last, parent)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock), os.lstat(last, dir_fd=parent)):
-                    break
-            os.close(lock)
-        name = self._name()
+        name, locks = self._name(), []
         try:
-            os.rename(last, name, src_dir_fd=parent, dst_dir_fd=self._aside)
+            if stat.S_ISDIR(os.lstat(last, dir_fd=parent).st_mode):
+                os.mkdir(name, 0o700, dir_fd=self._aside)
+                locks = [_lock(last, parent), _lock(name, self._aside)]
+                syscalls.exchange(parent, last, self._aside, name)
+            else:  # a socket, which nobody shares
+                os.rename(last, name, src_dir_fd=parent, dst_dir_fd=self._aside)
         except OSError as problem:
             if problem.errno != errno.EXDEV:
                 raise
             text = "it is on another file system than the store, and cannot be mounted"
             raise Failed("bind", f"{os.fsdecode(source)}: {text}") from None
-        self._swap(name, target, (parent, last), lock)
+        self._swap(name, target, (parent, last), locks)
 
     def _swap(
-        self, made: bytes, target: bytes, source: tuple[int, bytes] | None, lock: int
+        self,
+        made: bytes,
+        target: bytes,
+        source: tuple[int, bytes] | None = None,
+        locks: Sequence[int] = (),
     ) -> None:
         is_directory = stat.S_ISDIR(os.lstat(made, dir_fd=self._aside).st_mode)
         self._stubs.ensure([(target, is_directory)])
@@ -146,7 +152,7 @@ class Places:
         os.utime(parent, ns=before)
         after = _times(parent)
         self._placed.append(
-            _Placed(parent, name, original, before, after, source, lock, is_directory)
+            _Placed(parent, name, original, before, after, source, locks, is_directory)
         )
 
     def _located(self, target: bytes, *, directory: bool) -> tuple[int, bytes]:
@@ -176,23 +182,26 @@ class Places:
         os.utime(placed.parent, ns=placed.before if now[1] == placed.after[1] else now)
         if placed.source is not None:
             self._move_out(used, *placed.source, directory=placed.directory)
-            os.close(placed.lock)
+            for lock in placed.locks:
+                os.close(lock)
         else:
             self._destroy(used)
         os.close(placed.parent)
 
     def _move_out(self, used: bytes, parent: int, last: bytes, *, directory: bool) -> None:
-        """Give something back; an empty directory where the step removed it or made it a link."""
+        """Give something back; where the step removed it or made it a link, it is empty now."""
         try:
             found = stat.S_ISDIR(os.lstat(used, dir_fd=self._aside).st_mode)
         except FileNotFoundError:
             found = not directory
-        if found == directory:
+        if directory and not found:
+            used = self._name()
+            self._make_directory(used, 0o755)
+        if directory:
+            syscalls.exchange(self._aside, used, parent, last)
+        elif not found:
             with _tolerating():
                 os.rename(used, last, src_dir_fd=self._aside, dst_dir_fd=parent)
-        elif directory:
-            os.mkdir(last, 0o755, dir_fd=parent)
-            os.chown(last, self._shift, self._shift, dir_fd=parent, follow_symlinks=False)
         os.close(parent)
 
     def _destroy(self, name: bytes) -> None:
@@ -206,13 +215,13 @@ class Places:
 
 
 def _lock(name: bytes, at: int) -> int:
-    """Wait until nobody else has moved a directory or a file in; a socket has one user only."""
-    flags = os.O_NOFOLLOW | os.O_CLOEXEC
-    if stat.S_ISSOCK(os.lstat(name, dir_fd=at).st_mode):
-        return os.open(name, os.O_PATH | flags, dir_fd=at)
-    lock = os.open(name, os.O_RDONLY | flags, dir_fd=at)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+    """Wait until a directory is nobody else's, and be who has it."""
+    while True:
+        lock = os.open(name, _DIRECTORY, dir_fd=at)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(lock), os.lstat(name, dir_fd=at)):
+            return lock
+        os.close(lock)  # what stood in its place
 
 
 @contextlib.contextmanager
