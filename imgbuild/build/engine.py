@@ -26,6 +26,7 @@ from imgbuild.plan.model import (
     MetaStep,
     RunStep,
     ScratchBase,
+    Source,
     Stage,
     StageBase,
     StageSource,
@@ -36,13 +37,17 @@ from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
     from imgbuild.build.accounts import Accounts
+    from imgbuild.build.cachemounts import CacheMounts
+    from imgbuild.build.commands import Commands
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
     from imgbuild.build.remotes import Remotes
+    from imgbuild.build.runmounts import Brought, MountSources
     from imgbuild.build.secrets import Secrets
     from imgbuild.sandbox.tiers import Tier
     from imgbuild.snapshot.roots import Roots
+    from imgbuild.snapshot.workspace import Workspace
 
 LayerStep = RunStep | CopyStep | WorkdirStep
 
@@ -53,7 +58,8 @@ class BuildInputs:
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
     engine closes it. `remotes` fetches for ADD. `run` and `secrets` are for RUN. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
-    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
+    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors. `streams`
+    are the user's standard streams, for a shell in a step that failed.
     """
 
     store: Store
@@ -68,6 +74,7 @@ class BuildInputs:
     source: str | None = None
     archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
     run: RunOptions = field(default_factory=RunOptions)
+    streams: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +127,8 @@ class _Engine:
         self._outcomes: list[StepOutcome] = []
         self._contexts: dict[str, Tree] = {}
         self._opened: Roots | None = None
+        self._commands: Commands | None = None
+        self._caches: CacheMounts | None = None
         self._announced = False
 
     def build(self) -> Built:
@@ -248,21 +257,37 @@ class _Engine:
     def _maker(self) -> "LayerMaker":
         from imgbuild.build.commit import LayerMaker
 
-        return LayerMaker(self._store, self._inputs.clamp)
+        return LayerMaker(self._store, self._inputs.clamp, self._guarded())
+
+    def _guarded(self) -> Mapping[str, bytes] | None:
+        """Return the values that no layer may hold."""
+        return None if self._inputs.run.allow_secret_in_layer else self._inputs.secrets.lent
 
     # --- RUN
 
+    def _mount_sources(self, step: RunStep) -> "MountSources":
+        from imgbuild.build.runmounts import MountSources
+
+        return MountSources(step, self._copy_work, self._source_layers)
+
     def _ran(self, step: RunStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
-        rootfs, parent = self._inputs.rootfs, progress.key
-        expected = rootfs.single_id
-        document = self._key(step, progress, _ids(single=expected))
-        found = self._cached(progress)
-        if found is None and self._single_id() != expected:
-            # The host allows other ids than it looked like: what is made is something else.
-            progress.key = parent
-            document = self._key(step, progress, _ids(single=not expected))
+        with ExitStack() as stack:
+            sources = stack.enter_context(self._mount_sources(step)) if step.mounts else None
+            inputs = dict(sources.digests()) if sources is not None else {}
+            if names := [name for name, _ in self._inputs.run.add_hosts]:
+                inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
+            rootfs, parent = self._inputs.rootfs, progress.key
+            expected = rootfs.single_id
+            document = self._key(step, progress, inputs | _ids(single=expected))
             found = self._cached(progress)
-        return found or self._make(progress, document, lambda: self._run(step, progress))
+            if found is None and self._single_id() != expected:
+                # The host allows other ids than it looked like: what is made is something else.
+                progress.key = parent
+                document = self._key(step, progress, inputs | _ids(single=not expected))
+                found = self._cached(progress)
+            return found or self._make(
+                progress, document, lambda: self._run(step, progress, sources)
+            )
 
     def _single_id(self) -> bool:
         """Tell what commands really get, now that one has to run."""
@@ -284,12 +309,15 @@ class _Engine:
         text += f". Not possible here: {better}" if better else ""
         self._inputs.events(Notice(text, detail=tier.is_best))
 
-    def _run(self, step: RunStep, progress: _Progress) -> Layer:
+    def _run(self, step: RunStep, progress: _Progress, sources: "MountSources | None") -> Layer:
         roots = self._roots()
         from imgbuild.build.accounts import Accounts
         from imgbuild.build.runsetup import RunContext
         from imgbuild.build.runstep import run_layer
 
+        commands = self._shared_commands(roots)
+        if step.network == "default":
+            commands.networks.begin()
         accounts = progress.accounts or Accounts()
         platform = progress.stage.config.platform
         context = RunContext(
@@ -301,7 +329,10 @@ class _Engine:
             accounts,
             self._inputs.run,
             self._inputs.secrets,
+            commands,
             "" if platform.matches(host_platform()) else str(platform),
+            None if sources is None else partial(self._mount, step, sources),
+            self._inputs.streams,
         )
         with roots.workspace(progress.layers) as workspace:
             layer = run_layer(step, workspace, context)
@@ -309,10 +340,40 @@ class _Engine:
         progress.accounts = accounts
         return layer
 
+    def _mount(
+        self, step: RunStep, sources: "MountSources", workspace: "Workspace", stack: ExitStack
+    ) -> "Brought":
+        from imgbuild.build.cachemounts import CacheMounts
+        from imgbuild.build.runmounts import MountMaker
+
+        inputs = self._inputs
+        if self._caches is None:
+            folder = self._store.paths.cache_mounts / self._roots().session.tier.idmap.key
+            self._caches = CacheMounts(
+                folder, self._roots, fresh=inputs.no_cache, events=inputs.events
+            )
+        maker = MountMaker(sources, inputs.secrets, self._caches, self._roots(), workspace, stack)
+        return maker.make(step)
+
     def _roots(self) -> "Roots":
         if self._opened is None:
-            self._opened = self._stack.enter_context(self._inputs.rootfs.open())
+            opened = self._inputs.rootfs.open(lambda: self._shared_commands(opened).files())
+            self._opened = self._stack.enter_context(opened)
         return self._opened
+
+    def _shared_commands(self, roots: "Roots") -> "Commands":
+        if self._commands is None:
+            from imgbuild.build.commands import Commands
+
+            inputs = self._inputs
+            self._commands = Commands(
+                inputs.run,
+                inputs.rootfs.search_path,
+                lambda: roots.session,
+                inputs.events,
+            )
+            self._stack.callback(self._commands.close)
+        return self._commands
 
     # --- COPY, ADD, WORKDIR
 
@@ -342,8 +403,9 @@ class _Engine:
             inputs.clamp,
             inputs.no_cache,
             inputs.archive_limits,
+            self._guarded(),
         )
-        return CopyWork(step, self._source_layers(step), place)
+        return CopyWork(step, self._source_layers(step.source), place)
 
     def _copied(
         self, step: CopyStep, progress: _Progress, work: "CopyWork"
@@ -365,8 +427,8 @@ class _Engine:
             return True
         return not self._inputs.no_cache and self._store.cache.has_family(family)
 
-    def _source_layers(self, step: CopyStep) -> Sequence[Layer]:
-        match step.source:
+    def _source_layers(self, source: Source) -> Sequence[Layer]:
+        match source:
             case StageSource(index):
                 return self._done[index].layers
             case ImageSource(image):
@@ -374,7 +436,7 @@ class _Engine:
             case ContextSource():
                 return ()
             case _:
-                assert_never(step.source)
+                assert_never(source)
 
     def _linked(
         self, step: CopyStep, progress: _Progress, work: "CopyWork"

@@ -85,6 +85,7 @@ def plan_options(options: BuildOptions, proxies: Mapping[str, str]) -> PlanOptio
         labels=options.labels,
         target=options.target,
         network=options.network,
+        allow=options.run.allow,
         contexts=frozenset(options.build_contexts),
         directory_contexts=frozenset(tree_places(options.build_contexts)),
         proxies=proxies,

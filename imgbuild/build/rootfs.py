@@ -1,5 +1,6 @@
 """Where builds and `imgbuild run` get materialised roots: the tier, worker and layers of one store."""
 
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ class Rootfs:
 
     def __init__(self, store: Store, search_path: str, isolation: str = "auto") -> None:
         self._store = store
-        self._search_path = search_path
+        self.search_path = search_path
         self._isolation = isolation
         self._tier: Tier | None = None
         self.stack = LayerStack(store)
@@ -30,7 +31,7 @@ class Rootfs:
     def _candidates(self) -> "tuple[Candidate, ...]":
         from imgbuild.sandbox.choice import candidates
 
-        return candidates(self._search_path, self._isolation)
+        return candidates(self.search_path, self._isolation)
 
     @property
     def single_id(self) -> bool:
@@ -41,12 +42,15 @@ class Rootfs:
 
         return expected(self._candidates).idmap.kind == "single"
 
-    def open(self) -> "Roots":
-        """Return the roots of one build; close them when it ends."""
+    def open(self, files: Callable[[], Mapping[str, str]] = dict) -> "Roots":
+        """Return the roots of one build; close them when it ends. `files` is as `Roots` has it."""
         from imgbuild.snapshot.roots import Roots
 
         paths = self._store.paths
-        start = partial(self._start, [paths.trees])
+        writable = [paths.trees, paths.cache_mounts]
+        for folder in writable:
+            folder.mkdir(0o700, exist_ok=True)
+        start = partial(self._start, writable)
         return Roots(
             paths.trees,
             self._store.scratch_dir,
@@ -54,6 +58,7 @@ class Rootfs:
             start,
             abandoned=self._store.abandoned_scratch,
             view=self.stack.view,
+            files=files,
         )
 
     def _start(self, writable: list[Path], steps: Path | None) -> "Session":

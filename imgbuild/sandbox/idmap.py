@@ -62,7 +62,7 @@ class IdMap:
     def describe(self) -> str:
         """Say it in words."""
         if self.kind == "single":
-            return "one id: all files of a container are the user's"
+            return "one user id"
         inside = self.shift  # where container id 0 is
         ranges = (first + inside - at for at, first, n in self.uid_map if at <= inside < at + n)
         return f"{self.count} ids from {next(ranges)} on"

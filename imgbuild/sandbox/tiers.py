@@ -36,8 +36,10 @@ class Candidate:
 
     def describe(self) -> str:
         """Say which one this is, in a few words."""
+        if self.name == "A" and self.idmap.kind == "single":
+            return "tier A"  # there are not the ids for it
         details = [self.idmap.describe()]
-        if not self.userns:
+        if self.name != "D" and not self.userns:
             details.append("in the user namespace that is there already")
         elif self.name == "A" and not self.nested:
             details.append("one user namespace for all")

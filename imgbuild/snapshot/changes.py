@@ -82,7 +82,8 @@ class ChangeWalk:
     """One pass over an upper directory.
 
     With `settle`, the tree is changed to what a layer made of it would unpack to: whole seconds,
-    none newer than `clamp`, no sockets; then it can serve as the unpacked layer. `maker` is who ran
+    none newer than `clamp`, no sockets; then it can serve as the unpacked layer. With `whole`, it
+    is a tree that no image is below: nothing in it is there to be mounted on. `maker` is who ran
     the command, in ids of the image.
     """
 
@@ -93,8 +94,10 @@ class ChangeWalk:
         *,
         clamp: int | None = None,
         settle: bool = False,
+        whole: bool = False,
         maker: Ids = (0, 0),
     ) -> None:
+        self._whole = whole
         self._writer = writer
         self._ownership = ownership
         self._clamp = clamp
@@ -168,9 +171,13 @@ class ChangeWalk:
         if below is not None:
             if self._same_directory(status, entry, below, name):
                 return
-        elif path in STUB_DIRECTORIES and (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0):
+        elif self._is_stub(entry):
             return
         self._flush()
+
+    def _is_stub(self, entry: Entry) -> bool:
+        plain = (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0)
+        return not self._whole and plain and entry.path in STUB_DIRECTORIES
 
     def _same_directory(
         self, status: os.stat_result, entry: Entry, below: Shown, name: bytes
@@ -197,7 +204,7 @@ class ChangeWalk:
                 return
             entry = self._entry(path, status, fd, new=self._new_owner(here))
             if below is None:
-                if path in STUB_FILES and not status.st_size:
+                if path in STUB_FILES and not status.st_size and not self._whole:
                     return
             elif status.st_nlink == 1 and _same_metadata(status, below.status):
                 other = open_file(name, below.at)

@@ -7,10 +7,11 @@ over it. A second branch of a build gets a root of its own, made from the layers
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Protocol
 
 from imgbuild.layer.index import encode_entry
@@ -41,6 +42,9 @@ class Source(Protocol):
 
     @property
     def session(self) -> Session: ...
+
+    @property
+    def written(self) -> Mapping[str, str]: ...
 
     def feed(self, layer: Layer, pipe: int) -> None: ...
 
@@ -118,7 +122,7 @@ class CopiedWorkspace(Workspace):
         layers: Sequence[Layer],
         ownership: dict[str, Any],
     ) -> None:
-        super().__init__(source.session, (), place, ownership, source)
+        super().__init__(source.session, (), place, ownership, source, source.written)
         self._copies = copies
         self._source = source
         self._layers = layers
@@ -131,10 +135,18 @@ class CopiedWorkspace(Workspace):
     def rootfs(self) -> DirectoryRoot:  # type: ignore[override]  # of another kind, as `run` knows
         return DirectoryRoot(str(self._root))
 
-    def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
+    def run(
+        self,
+        spec: SandboxSpec,
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        lent: Mapping[str, int] = MappingProxyType({}),
+    ) -> Running:
         self._record()
         spec = replace(spec, mounts=tuple(map(self._without_layers, spec.mounts)))
-        return super().run(spec, stdin=stdin, stdout=stdout, stderr=stderr)
+        return super().run(spec, stdin=stdin, stdout=stdout, stderr=stderr, lent=lent)
 
     def _without_layers(self, mount: Mount) -> Mount:
         """Make a copy of what would be a mount of layers, for the step to have and to change."""
@@ -146,12 +158,11 @@ class CopiedWorkspace(Workspace):
         self._session.request("gather", params)
         return BindMount(target, mount.target, readonly=False)
 
-    def _shared_files(self) -> tuple[FileMount, ...]:
-        if not (self._ownership["single"] and has_directory(str(self._root), APT_FOLDER)):
-            return super()._shared_files()
-        name = os.fsdecode(APT_FOLDER + b"/" + APT_NAME)
-        source = self._place.parent / "skeleton-apt" / name
-        return (*super()._shared_files(), FileMount(str(source), f"/{name}"))
+    def _host_files(self, spec: SandboxSpec) -> Iterator[FileMount]:
+        yield from super()._host_files(spec)
+        if self._ownership["single"] and has_directory(str(self._root), APT_FOLDER):
+            name = os.fsdecode(APT_FOLDER + b"/" + APT_NAME)
+            yield FileMount(str(self._place.parent / "skeleton-apt" / name), f"/{name}")
 
     def keep(self, diff_id: Digest) -> None:
         self._is_kept = True

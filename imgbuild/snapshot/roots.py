@@ -5,7 +5,7 @@ Nothing is started, made or read before something has to be unpacked or run.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,9 @@ from imgbuild.snapshot.workspace import Workspace
 
 WORKER = "imgbuild.snapshot.worker"  # what `start` has to launch
 
+# Writes a tar to the function that it is given.
+WriteTar = Callable[[Callable[[bytes], object]], object]
+
 _CHUNK = 1 << 20
 _BATCH = 8  # places made at once, so that most steps wait for none
 
@@ -38,7 +41,8 @@ class Roots:
     launches the session with `WORKER`, and is given the directory that steps will be in if there
     will be any; `scratch` makes that; `abandoned` names such directories of builds that are gone.
     `view` shows layers by their indexes; without it, what a command touched counts as changed where
-    roots are copies.
+    roots are copies. `files` gives "hosts", "resolv.conf" and, for a network of the session's
+    own, "resolv.private"; what is left out is the image's.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Roots:
         start: Callable[[Path | None], Session],
         *,
         abandoned: Callable[[], Iterable[Path]] = tuple,
+        files: Callable[[], Mapping[str, str]] = dict,
         view: View | None = None,
     ) -> None:
         self._place_of_trees = trees
@@ -56,6 +61,8 @@ class Roots:
         self._open_layer = open_layer
         self._start = start
         self._abandoned = abandoned
+        self.files = files
+        self.written: Mapping[str, str] = {}
         self._view = view
         self._lock = threading.RLock()
         self._running: Session | None = None
@@ -63,6 +70,7 @@ class Roots:
         self._scratch: Path | None = None
         self._places: list[Path] = []
         self._made = 0
+        self._grown: set[str] = set()
         self._background: list[Request] = []
 
     def unpack(self, layers: Sequence[Layer]) -> list[Path]:
@@ -80,14 +88,82 @@ class Roots:
             crew.run()
         return [self._trees.path(layer.diff_id) for layer in layers]
 
+    def stacked(self, layers: Sequence[Layer]) -> list[Path]:
+        """Return the unpacked trees of layers as an overlay takes them: top first, each once."""
+        # overlayfs refuses one directory twice; of equal layers the topmost decides.
+        return list(dict.fromkeys(reversed(self.unpack(layers))))
+
     def workspace(self, layers: Sequence[Layer]) -> Workspace:
         """Return a root of these layers (bottom first) that a command can change."""
         if self.session.tier.root == "copy":
             return self._copies.workspace(layers)
-        paths = self.unpack(layers)
-        # overlayfs refuses one directory twice; of equal layers the topmost decides.
-        lowers = list(dict.fromkeys(reversed(paths)))
-        return Workspace(self.session, lowers, self.take_place(), self._ownership, self)
+        lowers = self.stacked(layers)
+        place = self.take_place()
+        return Workspace(self.session, lowers, place, self._ownership, self, self.written)
+
+    def grow(self, name: str, write_tar: WriteTar) -> Path:
+        """Return a tree for the steps of this build; `write_tar` fills it, once for each name."""
+        path = self._top() / name
+        if name not in self._grown:
+            self.unpack_tar(path, write_tar)
+            self._grown.add(name)
+        return path
+
+    def unpack_tar(self, target: Path, write_tar: WriteTar) -> None:
+        """Unpack what `write_tar` writes, in place of what may be at `target`.
+
+        Raises what it raises, and `ImageError` for what cannot be unpacked.
+        """
+        reader, writer = os.pipe()
+        # There is nothing below to wait for, and nobody else knows the place.
+        ready = os.open("/dev/zero", os.O_RDONLY | os.O_CLOEXEC)
+        params = {"target": str(target), "ownership": self._ownership, "parents": []}
+        fds = (reader, ready, ready)
+        request = Request(self.session, "unpack", params, fds, own=(reader, ready))
+        try:
+            with open(writer, "wb", buffering=0) as out, suppress(BrokenPipeError):
+                widen(writer)
+                write_tar(lambda data: write_all(out, data))
+        except BaseException:
+            request.join()
+            with suppress(ImgbuildError):
+                self.session.request("remove", {"paths": [str(target)]})
+            raise
+        request.result()  # when the worker hung up, its reply says why
+
+    def make_directory(self, path: Path, uid: int, gid: int, mode: int) -> None:
+        """Make an empty directory with an owner of the container; raise `SandboxError`."""
+        params = {"path": str(path), "uid": uid, "gid": gid, "mode": mode}
+        self.session.request("directory", {**params, "ownership": self._ownership})
+
+    def move(self, source: Path, target: Path) -> None:
+        """Move a directory, over what may be at its target."""
+        self.session.request("move", {"source": str(source), "target": str(target)})
+
+    def pack(self, path: Path, write: Callable[[bytes], object]) -> None:
+        """Give what a directory holds as a tar, with the container's ids; raise `ImageError`."""
+        reader, writer = os.pipe()
+        params = {"path": str(path), "ownership": self._ownership}
+        with open(reader, "rb", buffering=0) as tar:
+            widen(reader)
+            request = Request(self.session, "pack", params, (writer,), own=(writer,))
+            try:
+                while data := tar.read(_CHUNK):
+                    write(data)
+            finally:
+                tar.close()  # whoever still writes has to stop
+                request.join()
+            request.result()
+
+    def measure(self, paths: Sequence[Path]) -> list[int]:
+        """Return how many bytes directories take on disk."""
+        params = {"paths": [str(path) for path in paths]}
+        sizes: list[int] = self.session.request("measure", params)[0]["sizes"]
+        return sizes
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Remove trees."""
+        self.session.request("remove", {"paths": [str(path) for path in paths]})
 
     @property
     def session(self) -> Session:
@@ -256,8 +332,10 @@ class Roots:
 
     def _prepare(self) -> list[Path]:
         session = self.session
-        top = self._scratch = self._scratch or self._make_scratch()
-        shared = self._made == 0
+        shared = not self._made
+        if shared:
+            self.written = self.files()
+        top = self._top()
         names = [str(number) for number in range(self._made, self._made + _BATCH)]
         self._made += _BATCH
         params = {
@@ -265,10 +343,16 @@ class Roots:
             "places": names,
             "owner": self._ownership["shift"],
             "shared": shared,
+            "files": dict(self.written),
             "single": self._ownership["single"],
         }
         session.request("prepare", params)
         return [top / name for name in reversed(names)]
+
+    def _top(self) -> Path:
+        with self._lock:
+            self._scratch = self._scratch or self._make_scratch()
+            return self._scratch
 
     def _settle(self) -> None:
         """Wait for what nobody waited for."""

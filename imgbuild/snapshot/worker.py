@@ -19,12 +19,13 @@ from imgbuild.layer.extract import extract
 from imgbuild.layer.index import encode_entry
 from imgbuild.layer.owners import Ownership
 from imgbuild.layer.tarwrite import TarWriter
-from imgbuild.sandbox.child import overlay
+from imgbuild.sandbox.child import network, overlay
 from imgbuild.sandbox.child.serve import Handler, serve
 from imgbuild.snapshot import scan
 from imgbuild.snapshot.attribution import APT_FOLDER, APT_NAME, APT_TEXT
 from imgbuild.snapshot.changes import STUB_DIRECTORIES, STUB_FILES, ChangeWalk
 from imgbuild.snapshot.gather import gather
+from imgbuild.snapshot.mountverbs import VERBS as MOUNT_VERBS
 from imgbuild.snapshot.remove import empty_directory, remove_tree
 from imgbuild.snapshot.scanned import Known, ScanWalk
 
@@ -32,8 +33,6 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1 << 20
 # A path of the image leads nowhere, or to what can never be opened (a socket).
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
-# What BuildKit gives a RUN step.
-_HOSTS = b"127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
 def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
@@ -44,13 +43,21 @@ def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
         _make_skeleton(top + b"/skeleton", owner)
         if params["single"]:
             _make_apt_skeleton(top + b"/skeleton-apt", owner)
-        _write(top + b"/hosts", _HOSTS, owner)
-        _write(top + b"/resolv.conf", _name_servers(), owner)
+        for name, text in params["files"].items():
+            _write(top + b"/" + name.encode(), text.encode("utf-8", "surrogateescape"), owner)
     for name in params["places"]:
         place = top + b"/" + name.encode()
         os.mkdir(place, 0o700)
         _make_directory(place + b"/upper", owner)
         os.mkdir(place + b"/work", 0o700)
+    return {}
+
+
+def renew(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Make the directory anew that an overlay works in: the kernel takes none for a second time."""
+    work = os.fsencode(params["work"])
+    remove_tree(work)
+    os.mkdir(work, 0o700)
     return {}
 
 
@@ -277,14 +284,6 @@ def _write(path: bytes, data: bytes, owner: int) -> None:
         os.fchown(file.fileno(), owner, owner)
 
 
-def _name_servers() -> bytes:
-    try:
-        with open("/etc/resolv.conf", "rb") as file:
-            return file.read(1 << 16)
-    except OSError:
-        return b""
-
-
 VERBS: dict[str, Handler] = {
     "prepare": prepare,
     "script": write_script,
@@ -300,6 +299,9 @@ VERBS: dict[str, Handler] = {
     "move": move,
     "remove": remove,
     "empty": empty,
+    "renew": renew,
+    "network": network.make,
+    **MOUNT_VERBS,
 }
 
 

@@ -1,12 +1,13 @@
 """A root file system that one RUN step may write to."""
 
 import os
+import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from imgbuild.errors import ImageError
@@ -43,12 +44,15 @@ class Workspace:
         place: Path,
         ownership: dict[str, Any],
         keeper: Keeper,
+        files: Collection[str] = ("hosts", "resolv.conf"),
     ) -> None:
         self._session = session
         self._lowers = tuple(map(str, lowers))
         self._place = place
         self._ownership = ownership
         self._keeper = keeper
+        self._files = files
+        self._mounts = 0
         self._maker = (0, 0)
 
     @property
@@ -61,19 +65,37 @@ class Workspace:
     def _has_apt(self) -> bool:
         return any(has_directory(lower, APT_FOLDER) for lower in self._lowers)
 
-    def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
-        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
-        self._maker = (spec.uid, spec.gid)
-        spec = replace(spec, root=self.rootfs, mounts=(*self._shared_files(), *spec.mounts))
-        return self._session.run(spec, stdin, stdout, stderr)
+    def run(
+        self,
+        spec: SandboxSpec,
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        lent: Mapping[str, int] = MappingProxyType({}),
+    ) -> Running:
+        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors.
 
-    def _shared_files(self) -> tuple[FileMount, ...]:
-        """Give the files of this machine that every command finds in its root."""
+        `lent` is as `Session.run` has it.
+        """
+        self._maker = (spec.uid, spec.gid)
+        files = self._host_files(spec)
+        spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
+        return self._session.run(spec, stdin, stdout, stderr, lent)
+
+    def _host_files(self, spec: SandboxSpec) -> Iterator[FileMount]:
+        """Yield the files of this machine that a command finds in its root."""
         shared = self._place.parent
-        return (
-            FileMount(str(shared / "hosts"), "/etc/hosts"),
-            FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
-        )
+        resolver = "resolv.private" if spec.network == "private" else "resolv.conf"
+        for name, target in (("hosts", "/etc/hosts"), (resolver, "/etc/resolv.conf")):
+            if name in self._files:
+                yield FileMount(str(shared / name), target)
+
+    def renew(self) -> None:
+        """Let one more command run on what the last one left."""
+        root = self.rootfs
+        if isinstance(root, OverlayRoot):
+            self._session.request("renew", {"work": root.work})
 
     def add_script(self, text: str, target: str) -> FileMount:
         """Make an executable file of the container's root, for `run` to show at `target`."""
@@ -81,6 +103,21 @@ class Workspace:
         owner = self._ownership["shift"]
         self._session.request("script", {"path": path, "text": text, "owner": owner})
         return FileMount(path, target)
+
+    def overlay(self) -> tuple[str, str]:
+        """Make an upper and a work directory for a mount, which go when the workspace is closed."""
+        self._mounts += 1
+        place = str(self._place / f"mount{self._mounts}")
+        self._session.request("overlay", {"place": place, "owner": self._ownership["shift"]})
+        return f"{place}/upper", f"{place}/work"
+
+    def listen(self, uid: int, gid: int, mode: int) -> tuple[str, socket.socket]:
+        """Make a socket of a container's user; return its path and where connections come to."""
+        self._mounts += 1
+        path = str(self._place / f"socket{self._mounts}")
+        params = {"path": path, "uid": uid, "gid": gid, "mode": mode}
+        _, fds = self._session.request("listen", {**params, "ownership": self._ownership})
+        return path, socket.socket(fileno=fds[0])
 
     def changes(
         self,

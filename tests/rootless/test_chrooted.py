@@ -73,7 +73,7 @@ def _tried(way: str) -> dict[str, tuple[int, str]]:
         import sys
         from pathlib import Path
         from tests.rootless import attacks, bare
-        attacks.main(Path(sys.argv[1]), {isolation!r}, bare.OneRoot)
+        attacks.main(Path(sys.argv[1]), {isolation!r}, kind=bare.OneRoot)
     """
     with (
         tempfile.TemporaryDirectory(prefix="imgbuild-attacks-") as spare,

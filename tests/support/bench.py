@@ -20,8 +20,11 @@ _ENV = (("PATH", "/bin:/usr/bin"), ("HOME", "/root"))
 class Bench:
     """One session below a folder; `base` is the root's only layer, above a skeleton."""
 
-    def __init__(self, place: Path, isolation: str = "auto") -> None:
+    def __init__(
+        self, place: Path, isolation: str = "auto", runtimes: tuple[str, ...] = ()
+    ) -> None:
         self.place = place
+        self.runtimes = runtimes
         self.steps = place / "steps"
         self.steps.mkdir()
         ways = candidates(SEARCH_PATH, isolation)
@@ -76,7 +79,8 @@ class Bench:
     ) -> tuple[Running, int]:
         """Start a command; give it with the reading end of its output."""
         argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
-        spec = SandboxSpec(argv, root=root or self.step(), **{"env": _ENV, **fields})
+        usual = {"env": _ENV, "runtimes": self.runtimes}
+        spec = SandboxSpec(argv, root=root or self.step(), **{**usual, **fields})
         reading, writing = os.pipe()
         try:
             running = self.session.run(spec, writing if stdin is None else stdin, writing, writing)

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import serve
+from imgbuild.sandbox.child import network, serve
 from tests.support import roots
 
 
@@ -97,5 +97,6 @@ def main(sock: socket.socket) -> None:
             "sleep": _sleep,
             "echo": _echo,
             "python": _python,
+            "network": network.make,
         },
     )

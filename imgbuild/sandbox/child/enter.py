@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import stat
-import struct
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -18,7 +17,11 @@ from typing import NoReturn
 from imgbuild import inroot
 from imgbuild.sandbox.child import (
     capabilities,
+    devices,
     filesystems,
+    limits,
+    mounts,
+    network,
     notify,
     owners,
     seccomp,
@@ -36,14 +39,15 @@ def become(
     parent: int,
     spec: wire.Message,
     root_fd: int,
-    mounts: list[tuple[int, bytes]],
+    made: list[mounts.Made],
+    nodes: list[devices.Device],
     fds: list[int],
     channel: socket.socket | None,
 ) -> NoReturn:
     """Finish the root, enter it, give up privileges and execute the command.
 
-    `parent` is a pidfd of the process to end with; `mounts` are detached mounts of files with
-    their targets in the root; `channel` leads to a supervisor where there is one.
+    `parent` is a pidfd of the process to end with; `made` is what to mount in the root, `nodes`
+    are its devices; `channel` leads to a supervisor where there is one.
     """
     syscalls.die_with(parent)
     with naming("mount"):
@@ -51,18 +55,27 @@ def become(
         attach_root(root_fd)
     if spec["network"] == "none":
         with naming("network"):
-            bring_up_loopback()
+            network.bring_up_loopback()
     filesystems.set_up(
-        root_fd, own_network=spec["network"] == "none", own_proc=spec["proc"] == "own"
+        root_fd,
+        own_network=spec["network"] == "none",
+        own_proc=spec["proc"] == "own",
+        sysfs=spec["lent"].get("sysfs"),
+        shm_size=spec["shm_size"],
+        masked=not spec["insecure"],
     )
-    with naming("bind"):
-        for mount, target in mounts:
-            filesystems.attach_file(mount, root_fd, target)
+    with naming("device"):
+        devices.attach(nodes, root_fd)
+    for mount in made:
+        mounts.attach(mount, root_fd)
     with naming("workdir"):
         # Entered by this descriptor later: a path might lead through /proc/self/fd to this host.
         cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, tuple(spec["first"]))
     with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
         syscalls.sethostname(os.fsencode(spec["hostname"]))
+    if spec["readonly"]:
+        with naming("read-only"):
+            syscalls.mount_setattr(root_fd, b"", syscalls.READONLY)
     profile, supervision = compiled_filters(spec)
     take_streams(fds, interactive=spec["interactive"])
     with naming("pivot"):
@@ -73,11 +86,13 @@ def become(
         if not os.getcwdb().startswith(b"/"):
             raise Failed("workdir", "the working directory is outside the root")
     syscalls.landlock_scope()
-    with naming("seccomp"):
-        syscalls.install_filter(profile)
+    if not spec["insecure"]:
+        with naming("seccomp"):
+            syscalls.install_filter(profile)
     if channel is not None:
         with naming("supervise"):
             notify.hand_over(channel, supervision)
+    limits.apply(spec)
     drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
     execute(spec["argv"], dict(spec["env"]))
@@ -104,12 +119,6 @@ def attach_root(root_fd: int) -> None:
     top = os.open("/", os.O_PATH | os.O_CLOEXEC)
     syscalls.move_mount(root_fd, top)
     os.close(top)
-
-
-def bring_up_loopback() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        flags = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
-        fcntl.ioctl(sock, 0x8914, flags)  # SIOCSIFFLAGS
 
 
 def take_streams(fds: list[int], *, interactive: bool) -> None:
@@ -205,12 +214,19 @@ def reset_process() -> None:
         syscalls.call("keyctl", 1, 0, 0, 0, 0)  # KEYCTL_JOIN_SESSION_KEYRING: a new one
 
 
-def drop_privileges(spec: wire.Message) -> None:
+def check_user(spec: wire.Message) -> None:
+    """Raise `Failed` for a user or group whose id is not mapped."""
     uid, gid, count = spec["uid"], spec["gid"], spec["count"]
     for name, number, first in zip(("user", "group"), (uid, gid), spec["first"], strict=True):
         if not first <= number < first + count:
             what = "1 id is" if count == 1 else f"{count} ids are"
             raise Failed("user", f"{name} {number} cannot be used: only {what} mapped here")
+
+
+def drop_privileges(spec: wire.Message) -> None:
+    """Take on the user of a spec and keep its capabilities alone."""
+    check_user(spec)
+    uid, gid, count = spec["uid"], spec["gid"], spec["count"]
     keep = capabilities.numbers(spec["capabilities"])
     with naming("user"):
         if count > 1:

@@ -69,7 +69,7 @@ class Places:
         for placed in reversed(self._placed):
             self._restore(placed)
         self._placed.clear()
-        self._stubs.remove(())
+        self._stubs.remove()
 
     # --- making what will be at a target, aside from the root
 

@@ -12,7 +12,17 @@ import os
 import socket
 from typing import NoReturn
 
-from imgbuild.sandbox.child import chrooted, overlay, owners, syscalls, wire
+from imgbuild.sandbox.child import (
+    cgroups,
+    chrooted,
+    devices,
+    mounts,
+    network,
+    overlay,
+    owners,
+    syscalls,
+    wire,
+)
 from imgbuild.sandbox.child.enter import (
     attach_root,
     become,
@@ -44,13 +54,21 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     the command, and what went wrong before there was one.
     """
     try:
-        return _run(zygote, control, spec, fds)
+        way = _by_runtime if spec.get("runtimes") else _run
+        return way(zygote, control, spec, fds)
     except Failed as failed:
         wire.send(control, {"error": failed.to_json()})
     except Exception as problem:  # a fault of ours must reach the session as well
         text = f"{type(problem).__name__}: {problem}"
         wire.send(control, {"error": Failed("step", text).to_json()})
     return 125
+
+
+def _by_runtime(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+    # Rarely wanted, and nothing there changes its root: it may be imported as late as this.
+    from imgbuild.sandbox.child import runtime
+
+    return runtime.run(zygote, control, spec, fds)
 
 
 def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
@@ -61,33 +79,34 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
         return _try_out(zygote, control, spec)
     if spec["insecure"] and not spec["nested"] and spec["proc"] == "shared":
         raise Failed("isolation", "steps share /proc and a user namespace with the build")
+    lent: dict[str, int] = spec["lent"]
+    with naming("cgroup"):
+        cgroups.join(lent)
     shift = spec["shift"]
     for fd in fds[1:]:
         give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
     with naming("overlay"):
         root_fd = _mount_root(spec["root"])
-    targets = [os.fsencode(mount["target"]).strip(b"/") for mount in spec["mounts"]]
-    # /dev is the step's own: what is mounted on there is made when it is there.
-    lasting = [target for target in targets if not target.startswith(b"dev/")]
-    with naming("bind"):
-        attributes = syscalls.READONLY | syscalls.NOSUID | syscalls.NODEV
-        sources = [clone(os.fsencode(m["source"]), attributes) for m in spec["mounts"]]
+    made = mounts.make(spec["mounts"], shift, spec["count"], lent)
+    nodes = devices.clone(spec["devices"])
+    with naming("network"):
+        network.join(lent)
     supervisor, ours, theirs = _supervisor(spec)
     _enter_namespaces(zygote, control, spec, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
-        stubs.ensure([*((name, True) for name in DIRECTORIES), *((t, False) for t in lasting)])
+        stubs.ensure([*((name, True) for name in DIRECTORIES), *mounts.stubs_for(made)])
     me = os.pidfd_open(os.getpid())
     forget_import_paths()
     pid = os.fork()
     if not pid:
-        mounts = list(zip(sources, targets, strict=True))
         ours.close()
         channel = theirs if supervisor else None
-        end_with(control, lambda: become(me, spec, root_fd, mounts, fds, channel))
+        end_with(control, lambda: become(me, spec, root_fd, made, nodes, fds, channel))
     theirs.close()
     wire.send(control, {"pid": pid})
-    for fd in (*fds, *sources, me):
+    opened = (*(mount.fd for mount in made), *(node for node, _ in nodes), *lent.values())
+    for fd in (*fds, *opened, me):
         os.close(fd)
     if spec["enter"] == "move":
         _follow(root_fd)
@@ -95,7 +114,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
         supervisor.serve(ours, pid)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
-        stubs.remove([*DIRECTORIES, *lasting])
+        stubs.remove()
     return status if status >= 0 else 128 - status
 
 

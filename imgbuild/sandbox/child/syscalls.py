@@ -38,6 +38,7 @@ _NUMBERS = {
         "setfsgid": 123,
         "setfsuid": 122,
         "sethostname": 170,
+        "setns": 308,
         "umount2": 166,
         "unshare": 272,
     },
@@ -55,6 +56,7 @@ _NUMBERS = {
         "setfsgid": 152,
         "setfsuid": 151,
         "sethostname": 161,
+        "setns": 268,
         "umount2": 39,
         "unshare": 97,
     },
@@ -72,6 +74,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_NODEV = 4
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
@@ -108,6 +111,11 @@ def call(name: str, *args: object) -> int:
 
 def unshare(flags: int) -> None:
     call("unshare", flags)
+
+
+def setns(namespace: int, kind: int) -> None:
+    """Enter a namespace given by descriptor; `kind` is its CLONE_ flag."""
+    call("setns", namespace, kind)
 
 
 def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes = b"") -> None:

@@ -88,7 +88,7 @@ class Zygote:
         return True
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
-        alone = self._known["count"] == 1
+        alone = self._known["count"] == 1 and self._known["nested"]
         # With one id it is the command's own: so it is who it should be, and owns all files.
         first = [spec["uid"], spec["gid"]] if alone else [0, 0]
         self._fork(request, spec, fds, first)
@@ -108,11 +108,12 @@ class Zygote:
             status = 125
             try:
                 ours.close()
-                status = step.main(me, theirs, spec, fds)
+                spec["lent"] = dict(zip(spec.get("lent", ()), fds[3:], strict=True))
+                status = step.main(me, theirs, spec, fds[:3])
             finally:
                 os._exit(status)
         theirs.close()
-        run = _Run(request, pid, ours, first)
+        run = _Run(request, pid, ours, spec["first"])
         self._runs[run.pidfd] = run
         self._controls[ours.fileno()] = run
         self._poll.register(run.pidfd, select.POLLIN)
