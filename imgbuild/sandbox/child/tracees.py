@@ -20,7 +20,7 @@ _HANDLE = os.O_PATH | os.O_CLOEXEC
 _PIDFD_THREAD = os.O_EXCL  # Linux 6.9
 _SIZE_OF_LONG = struct.calcsize("l")
 # A straight look-up met a symlink or "..": the long way is needed.
-_NOT_STRAIGHT = frozenset({errno.ELOOP, errno.EXDEV, errno.ENOTDIR})
+_NOT_STRAIGHT = frozenset({errno.ELOOP, errno.EXDEV})
 _STREAMS = {b"/dev/stdin": b"0", b"/dev/stdout": b"1", b"/dev/stderr": b"2"}
 
 
