@@ -557,3 +557,64 @@ def descriptors_can_be_given(place: Path) -> int:
         same(os.get_inheritable(fd), False)
 
     return supervised(command, actions={"openat": seccomp.NOTIFY}, handlers={"openat": give})
+
+
+def _with_other_numbers(place: Path) -> int:
+    """Play a command where /proc is of an outer PID namespace."""
+    syscalls.unshare(syscalls.CLONE_NEWPID)
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def change(number: int) -> None:
+        path = place / f"f{number}"
+        path.touch()
+        os.chown(path, number, 7)
+        os.mknod(place / f"d{number}", 0o20666, 259)
+
+    def command() -> None:
+        change(0)
+        threads = [threading.Thread(target=change, args=(number,)) for number in range(1, 4)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+        same([owner(place / f"f{number}") for number in range(4)], [f"{n}:7" for n in range(4)])
+        same(os.getxattr(place / "d3", recorded.DEVICE), b"c:1:3")
+
+    try:
+        os._exit(supervised(command))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(98)
+
+
+@scenario
+def processes_have_other_numbers_in_proc(place: Path) -> int:
+    return _with_other_numbers(place)
+
+
+@scenario
+def proc_is_shared_and_cannot_be_mounted(place: Path) -> int:
+    def refuse(_fstype: bytes) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    syscalls.fsopen = refuse
+    return _with_other_numbers(place)
+
+
+@scenario
+def proc_is_shared_on_an_older_kernel(place: Path) -> int:
+    def refuse(_fstype: bytes) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    known = syscalls.call
+
+    def without_handles_of_threads(name: str, *args: object) -> int:
+        if name == "pidfd_open" and args[1]:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return known(name, *args)
+
+    syscalls.fsopen = refuse
+    syscalls.call = without_handles_of_threads
+    return _with_other_numbers(place)
