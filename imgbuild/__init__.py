@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imgbuild.api import (
         build,
+        cache_mounts,
         check,
         doctor,
         explain_context,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         tag,
         targets,
     )
+    from imgbuild.build.cachemounts import CacheMount, CacheMounts
     from imgbuild.build.results import BuildResult, ImageDetails, ImageInfo, StepResult
     from imgbuild.build.sent import ContextEntry, ContextVerdict
     from imgbuild.dockerfile.instructions import Dockerfile
@@ -37,8 +39,10 @@ if TYPE_CHECKING:
         BuildOptions,
         Output,
         RegistryOptions,
+        RunOptions,
         Secret,
         SshAgent,
+        Volume,
     )
     from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
     from imgbuild.plan.model import BuildPlan
@@ -49,6 +53,7 @@ _PUBLIC = {
     **dict.fromkeys(
         (
             "build",
+            "cache_mounts",
             "check",
             "doctor",
             "explain_context",
@@ -72,6 +77,7 @@ _PUBLIC = {
     **dict.fromkeys(
         ("BuildResult", "ImageDetails", "ImageInfo", "StepResult"), "imgbuild.build.results"
     ),
+    **dict.fromkeys(("CacheMount", "CacheMounts"), "imgbuild.build.cachemounts"),
     **dict.fromkeys(("ContextEntry", "ContextVerdict"), "imgbuild.build.sent"),
     "Dockerfile": "imgbuild.dockerfile.instructions",
     **dict.fromkeys(
@@ -80,7 +86,10 @@ _PUBLIC = {
     "CheckWarning": "imgbuild.events",
     **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
     **dict.fromkeys(
-        ("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions", "Secret", "SshAgent"),
+        (
+            *("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions", "RunOptions", "Secret"),
+            *("SshAgent", "Volume"),
+        ),
         "imgbuild.options",
     ),
 }
@@ -90,6 +99,8 @@ __all__ = [
     "BuildOptions",
     "BuildPlan",
     "BuildResult",
+    "CacheMount",
+    "CacheMounts",
     "CheckResult",
     "CheckWarning",
     "ContextEntry",
@@ -102,6 +113,7 @@ __all__ = [
     "Outline",
     "Output",
     "RegistryOptions",
+    "RunOptions",
     "Secret",
     "Span",
     "SshAgent",
@@ -109,7 +121,9 @@ __all__ = [
     "StepResult",
     "Target",
     "Targets",
+    "Volume",
     "build",
+    "cache_mounts",
     "check",
     "doctor",
     "explain_context",

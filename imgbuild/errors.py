@@ -5,6 +5,7 @@ ImgbuildError                 1
 |- DockerfileError            1   the Dockerfile cannot be parsed or planned
 |- ContextError               1   the build context lacks or forbids something
 |- StepFailedError            1   a RUN command failed: the user's failure, not ours
+|- SecretInLayerError         1   a layer would hold the value of a secret
 |- ImageError                 1   an image or archive is malformed or lacks what was asked
 |  '- DigestMismatchError     1   content does not have the digest it was named by
 |- RegistryError              3   a registry or URL could not serve the request
@@ -85,6 +86,10 @@ class StepFailedError(ImgbuildError):
         super().__init__(message, hint=hint, span=span, source=source)
         self.status = status
         self.output = output
+
+
+class SecretInLayerError(ImgbuildError):
+    pass
 
 
 class ImageError(ImgbuildError):

@@ -3,11 +3,14 @@
 import os
 import pwd
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from imgbuild import Secret, build
+from imgbuild.events import StepOutput
 from tests.support.command import PROJECT
 
 DOCUMENT = PROJECT / "docs" / "python.md"
@@ -54,6 +57,35 @@ def test_the_examples_of_the_python_page(
         assert printed == expected, f"docs/python.md:{block.line}"
         examples += 1
     assert examples > 5
+
+
+def mount_examples() -> list[tuple[str, str]]:
+    found = blocks(PROJECT / "docs" / "mounts.md")
+    return [
+        (block.text, after.text)
+        for block, after in pairwise(found)
+        if block.language == "dockerfile" and after.language == "text"
+    ]
+
+
+@pytest.mark.rootless
+@pytest.mark.parametrize(("dockerfile", "printed"), mount_examples())
+def test_the_examples_of_the_page_about_mounts(
+    dockerfile: str, printed: str, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(dockerfile)
+    (tmp_path / "app.txt").write_text("hello\n")
+    events: list[object] = []
+    build(
+        tmp_path,
+        store=tmp_path / "store",
+        build_contexts={"busybox": "host://sh,cat,ls,mkdir,test"},
+        secrets=(Secret("token", value=b"a-secret-token-1"),),
+        events=events.append,
+    )
+    said = [event.data for event in events if isinstance(event, StepOutput)]
+    lines = b"".join(said).decode().splitlines(keepends=True)
+    assert "".join(line for line in lines if not line.startswith("ls:")) == printed
 
 
 def test_every_public_function_is_in_the_table() -> None:

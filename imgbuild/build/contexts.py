@@ -12,7 +12,7 @@ from imgbuild.build.ignorefile import ignored_patterns
 from imgbuild.build.places import Place, main_place, tree_places
 from imgbuild.build.remotes import Remotes, checked_out
 from imgbuild.build.secrets import Secrets
-from imgbuild.dockerfile.readers import TRUE
+from imgbuild.dockerfile.flags import TRUE
 from imgbuild.errors import ContextError, UsageError
 from imgbuild.layer.entry import Entry
 from imgbuild.options import ArchiveLimits, BuildOptions

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from os import fsencode
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from imgbuild.build import users
 from imgbuild.build.archives import UnpackedArchive, with_archives
@@ -20,6 +20,7 @@ from imgbuild.build.readers import Batch, is_full
 from imgbuild.build.unpackrules import place_unpacked
 from imgbuild.errors import ContextError
 from imgbuild.layer.entry import NO_XATTRS, Entry, ImagePath
+from imgbuild.layer.stream import Readable
 from imgbuild.oci.digest import Digest
 from imgbuild.options import ArchiveLimits
 from imgbuild.plan.chmod import parse_changes
@@ -27,8 +28,17 @@ from imgbuild.plan.model import CopyStep, Document, WorkdirStep
 from imgbuild.snapshot.view import RootView
 
 
+class Maker(Protocol):
+    """Where entries go: a `LayerMaker` or a `TarWriter`."""
+
+    def add(
+        self, entry: Entry, content: Readable | None = None, *, vouched: bool = False
+    ) -> Digest | None: ...
+    def add_files(self, files: Iterable[tuple[Entry, bytes, Digest]]) -> None: ...
+
+
 def copy_layer(
-    maker: LayerMaker,
+    maker: Maker,
     step: CopyStep,
     view: RootView,
     gathered: Gathered,
@@ -117,7 +127,7 @@ class _Writer:
 
     def __init__(
         self,
-        maker: LayerMaker,
+        maker: Maker,
         gathered: Gathered,
         archives: dict[int, UnpackedArchive],
         texts: Sequence[bytes],

@@ -1,7 +1,7 @@
 """One COPY or ADD on its way: what it reads is looked at once, and no sooner than it is needed."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -18,13 +18,15 @@ from imgbuild.plan.model import ContextSource, CopyStep, RemoteSource, UrlSource
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
+    from imgbuild.build.copystep import Maker
     from imgbuild.build.remotes import Remotes
 
 
 class Place(NamedTuple):
     """What a copy is done with.
 
-    `context` opens the build context that the step names, `remotes` what fetches for ADD.
+    `context` opens the build context that the step names, `remotes` what fetches for ADD. `secrets`
+    are values that no layer may hold, by name.
     """
 
     store: Store
@@ -34,6 +36,7 @@ class Place(NamedTuple):
     clamp: int | None
     no_cache: bool
     limits: ArchiveLimits = ArchiveLimits()
+    secrets: Mapping[str, bytes] | None = None
 
 
 class CopyWork:
@@ -95,26 +98,39 @@ class CopyWork:
     def make(self, below: Sequence[Layer]) -> Layer:
         """Make the layer, on top of `below`; raise `ContextError`."""
         from imgbuild.build.commit import LayerMaker
+
+        place = self._place
+        self._gather()  # which may need secrets
+        with LayerMaker(place.store, place.clamp, place.secrets) as maker:
+            self._write(maker, below)
+            maker.finish_tar()
+            return maker.finish()
+
+    def write_tar(self, write: Callable[[bytes], object]) -> None:
+        """Write the tar of what is copied, as if to an empty image; raise `ContextError`."""
+        from imgbuild.layer.tarwrite import TarWriter
+
+        tar = TarWriter(write, clamp=self._place.clamp)
+        self._write(tar, ())
+        tar.finish()
+
+    def _write(self, maker: "Maker", below: Sequence[Layer]) -> None:
         from imgbuild.build.copystep import copy_layer
 
         place, gathered = self._place, self._gather()
         was_known = gathered.is_known
-        store = place.store
-        with LayerMaker(store, place.clamp) as maker, place.stack.view(below) as view:
+        with place.stack.view(below) as view:
             copy_layer(
                 maker,
                 self._step,
                 view,
                 gathered,
                 clamp=place.clamp,
-                scratch=store.paths.staging,
+                scratch=place.store.paths.staging,
                 limits=place.limits,
             )
-            maker.finish_tar()
-            layer = maker.finish()
         if not was_known:
-            gathered.remember(store.cache)
-        return layer
+            gathered.remember(place.store.cache)
 
     def _gather(self) -> Gathered:
         if self._gathered is None:

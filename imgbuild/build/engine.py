@@ -11,7 +11,7 @@ from imgbuild.build.finish import history_entry, timestamp, write_image
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.errors import ImgbuildError
-from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
+from imgbuild.events import BuildStarted, EventSink, Notice, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.options import ArchiveLimits, RunOptions
@@ -26,6 +26,7 @@ from imgbuild.plan.model import (
     MetaStep,
     RunStep,
     ScratchBase,
+    Source,
     Stage,
     StageBase,
     StageSource,
@@ -36,12 +37,17 @@ from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
     from imgbuild.build.accounts import Accounts
+    from imgbuild.build.cachemounts import CacheMounts
+    from imgbuild.build.commands import Commands
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
     from imgbuild.build.remotes import Remotes
+    from imgbuild.build.runmounts import Brought, MountSources
     from imgbuild.build.secrets import Secrets
+    from imgbuild.sandbox.tiers import Tier
     from imgbuild.snapshot.roots import Roots
+    from imgbuild.snapshot.workspace import Workspace
 
 LayerStep = RunStep | CopyStep | WorkdirStep
 
@@ -52,7 +58,8 @@ class BuildInputs:
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
     engine closes it. `remotes` fetches for ADD. `run` and `secrets` are for RUN. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
-    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
+    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors. `streams`
+    are the user's standard streams, for a shell in a step that failed.
     """
 
     store: Store
@@ -67,6 +74,7 @@ class BuildInputs:
     source: str | None = None
     archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
     run: RunOptions = field(default_factory=RunOptions)
+    streams: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,9 @@ class _Engine:
         self._outcomes: list[StepOutcome] = []
         self._contexts: dict[str, Tree] = {}
         self._opened: Roots | None = None
+        self._commands: Commands | None = None
+        self._caches: CacheMounts | None = None
+        self._announced = False
 
     def build(self) -> Built:
         plan = self._plan
@@ -200,11 +211,7 @@ class _Engine:
     def _make_or_find(self, step: LayerStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
         match step:
             case RunStep():
-                inputs = {"ids": "recorded"} if self._inputs.rootfs.single_id else {}
-                document = self._key(step, progress, inputs)
-                return self._cached(progress) or self._make(
-                    progress, document, lambda: self._run(step, progress)
-                )
+                return self._ran(step, progress)
             case WorkdirStep():
                 document = self._key(step, progress, {})
                 return self._cached(progress) or self._make(
@@ -250,17 +257,67 @@ class _Engine:
     def _maker(self) -> "LayerMaker":
         from imgbuild.build.commit import LayerMaker
 
-        return LayerMaker(self._store, self._inputs.clamp)
+        return LayerMaker(self._store, self._inputs.clamp, self._guarded())
+
+    def _guarded(self) -> Mapping[str, bytes] | None:
+        """Return the values that no layer may hold."""
+        return None if self._inputs.run.allow_secret_in_layer else self._inputs.secrets.lent
 
     # --- RUN
 
-    def _run(self, step: RunStep, progress: _Progress) -> Layer:
+    def _mount_sources(self, step: RunStep) -> "MountSources":
+        from imgbuild.build.runmounts import MountSources
+
+        return MountSources(step, self._copy_work, self._source_layers)
+
+    def _ran(self, step: RunStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
+        with ExitStack() as stack:
+            sources = stack.enter_context(self._mount_sources(step)) if step.mounts else None
+            inputs = dict(sources.digests()) if sources is not None else {}
+            if names := [name for name, _ in self._inputs.run.add_hosts]:
+                inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
+            rootfs, parent = self._inputs.rootfs, progress.key
+            expected = rootfs.single_id
+            document = self._key(step, progress, inputs | _ids(single=expected))
+            found = self._cached(progress)
+            if found is None and self._single_id() != expected:
+                # The host allows other ids than it looked like: what is made is something else.
+                progress.key = parent
+                document = self._key(step, progress, inputs | _ids(single=not expected))
+                found = self._cached(progress)
+            return found or self._make(
+                progress, document, lambda: self._run(step, progress, sources)
+            )
+
+    def _single_id(self) -> bool:
+        """Tell what commands really get, now that one has to run."""
         roots = self._roots()
-        roots.start_early()  # while the modules below are loaded
+        roots.start_early()  # while the modules of a RUN are loaded
+        import imgbuild.build.runstep  # noqa: F401
+
+        self._announce(roots.session.tier)
+        return roots.session.tier.single_id
+
+    def _announce(self, tier: "Tier") -> None:
+        """Say once how commands run; why not better is said as well."""
+        if self._announced:
+            return
+        self._announced = True
+        lacks, better = tier.lacks(), "; ".join(tier.reasons)
+        text = f"RUN steps run in {tier.describe()}"
+        text += f"; {lacks}" if lacks else ""
+        text += f". Not possible here: {better}" if better else ""
+        self._inputs.events(Notice(text, detail=tier.is_best))
+
+    def _run(self, step: RunStep, progress: _Progress, sources: "MountSources | None") -> Layer:
+        roots = self._roots()
         from imgbuild.build.accounts import Accounts
         from imgbuild.build.runsetup import RunContext
         from imgbuild.build.runstep import run_layer
 
+        commands = self._shared_commands(roots)
+        if step.network == "default":
+            commands.networks.begin()
         accounts = progress.accounts or Accounts()
         platform = progress.stage.config.platform
         context = RunContext(
@@ -272,7 +329,10 @@ class _Engine:
             accounts,
             self._inputs.run,
             self._inputs.secrets,
+            commands,
             "" if platform.matches(host_platform()) else str(platform),
+            None if sources is None else partial(self._mount, step, sources),
+            self._inputs.streams,
         )
         with roots.workspace(progress.layers) as workspace:
             layer = run_layer(step, workspace, context)
@@ -280,10 +340,40 @@ class _Engine:
         progress.accounts = accounts
         return layer
 
+    def _mount(
+        self, step: RunStep, sources: "MountSources", workspace: "Workspace", stack: ExitStack
+    ) -> "Brought":
+        from imgbuild.build.cachemounts import CacheMounts
+        from imgbuild.build.runmounts import MountMaker
+
+        inputs = self._inputs
+        if self._caches is None:
+            folder = self._store.paths.cache_mounts / self._roots().session.tier.idmap.key
+            self._caches = CacheMounts(
+                folder, self._roots, fresh=inputs.no_cache, events=inputs.events
+            )
+        maker = MountMaker(sources, inputs.secrets, self._caches, self._roots(), workspace, stack)
+        return maker.make(step)
+
     def _roots(self) -> "Roots":
         if self._opened is None:
-            self._opened = self._stack.enter_context(self._inputs.rootfs.open())
+            opened = self._inputs.rootfs.open(lambda: self._shared_commands(opened).files())
+            self._opened = self._stack.enter_context(opened)
         return self._opened
+
+    def _shared_commands(self, roots: "Roots") -> "Commands":
+        if self._commands is None:
+            from imgbuild.build.commands import Commands
+
+            inputs = self._inputs
+            self._commands = Commands(
+                inputs.run,
+                inputs.rootfs.search_path,
+                lambda: roots.session,
+                inputs.events,
+            )
+            self._stack.callback(self._commands.close)
+        return self._commands
 
     # --- COPY, ADD, WORKDIR
 
@@ -313,8 +403,9 @@ class _Engine:
             inputs.clamp,
             inputs.no_cache,
             inputs.archive_limits,
+            self._guarded(),
         )
-        return CopyWork(step, self._source_layers(step), place)
+        return CopyWork(step, self._source_layers(step.source), place)
 
     def _copied(
         self, step: CopyStep, progress: _Progress, work: "CopyWork"
@@ -336,8 +427,8 @@ class _Engine:
             return True
         return not self._inputs.no_cache and self._store.cache.has_family(family)
 
-    def _source_layers(self, step: CopyStep) -> Sequence[Layer]:
-        match step.source:
+    def _source_layers(self, source: Source) -> Sequence[Layer]:
+        match source:
             case StageSource(index):
                 return self._done[index].layers
             case ImageSource(image):
@@ -345,7 +436,7 @@ class _Engine:
             case ContextSource():
                 return ()
             case _:
-                assert_never(step.source)
+                assert_never(source)
 
     def _linked(
         self, step: CopyStep, progress: _Progress, work: "CopyWork"
@@ -362,3 +453,8 @@ class _Engine:
             self._contexts[name] = self._inputs.open_context(name)
             self._stack.callback(self._contexts[name].close)
         return self._contexts[name]
+
+
+def _ids(*, single: bool) -> dict[str, str]:
+    """Give what the ids of a host add to the key of a RUN."""
+    return {"ids": "recorded"} if single else {}

@@ -56,7 +56,7 @@ def prepare(
     check_runnable(plan, settled.build_platform, dockerfile.source)
     inputs = BuildInputs(
         store=store,
-        rootfs=Rootfs(store, options.search_path),
+        rootfs=Rootfs(store, options.search_path, options.run.isolation),
         open_context=contexts.open,
         remotes=contexts.remotes,
         events=events,
@@ -85,6 +85,7 @@ def plan_options(options: BuildOptions, proxies: Mapping[str, str]) -> PlanOptio
         labels=options.labels,
         target=options.target,
         network=options.network,
+        allow=options.run.allow,
         contexts=frozenset(options.build_contexts),
         directory_contexts=frozenset(tree_places(options.build_contexts)),
         proxies=proxies,

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuild.build import users
 from imgbuild.build.accounts import Accounts
+from imgbuild.build.commands import Commands
 from imgbuild.build.commit import LayerMaker
 from imgbuild.build.secrets import Secrets
 from imgbuild.dockerfile.quoting import quote
@@ -15,12 +16,15 @@ from imgbuild.plan.model import SCRIPTS, RunStep
 from imgbuild.sandbox.spec import Mount, SandboxSpec
 from imgbuild.snapshot.workspace import Workspace
 
+if TYPE_CHECKING:
+    from imgbuild.build.runmounts import Brought
+
 
 class RunContext(NamedTuple):
     """What a RUN needs beside its step.
 
     `number` is its number in events; `foreign` the platform of the image when it is not this
-    machine's, else empty.
+    machine's, else empty. `streams` are the user's, for a shell in a step that failed.
     """
 
     events: EventSink
@@ -31,7 +35,10 @@ class RunContext(NamedTuple):
     accounts: Accounts
     options: RunOptions
     secrets: Secrets
+    commands: Commands
     foreign: str = ""
+    make_mounts: "Callable[[Workspace, ExitStack], Brought] | None" = None
+    streams: tuple[int, int, int] | None = None
 
 
 @contextmanager
@@ -43,6 +50,14 @@ def prepared(step: RunStep, workspace: Workspace, context: RunContext) -> Iterat
     env.setdefault("HOME", who.home)
     pairs = (*env.items(), *(pair for pair in step.hidden_env if pair[0] not in env))
     with ExitStack() as stack:
+        mounts: list[Mount] = []
+        if step.script is not None:
+            target = f"{SCRIPTS}/{step.script.name}"
+            mounts.append(workspace.add_script(step.script.content, target))
+        if context.make_mounts is not None:
+            brought = context.make_mounts(workspace, stack)
+            mounts += brought.mounts
+            pairs = tuple({**dict(pairs), **dict(brought.env)}.items())
         yield SandboxSpec(
             step.argv,
             pairs,
@@ -50,22 +65,14 @@ def prepared(step: RunStep, workspace: Workspace, context: RunContext) -> Iterat
             uid=who.uid,
             gid=who.gid,
             groups=tuple(who.groups),
-            network="none" if step.network == "none" else "host",
-            mounts=tuple(_mounts(step, workspace, context, stack)),
+            insecure=step.security == "insecure",
+            mounts=tuple(mounts),
         )
 
 
 def shown(step: RunStep) -> str:
     """Return the command as errors show it."""
     return quote(" ".join(step.argv))
-
-
-def _mounts(
-    step: RunStep, workspace: Workspace, context: RunContext, stack: ExitStack
-) -> Iterator[Mount]:
-    """Yield the mounts of a step; `stack` undoes what they need when the command has ended."""
-    if step.script is not None:
-        yield workspace.add_script(step.script.content, f"{SCRIPTS}/{step.script.name}")
 
 
 def _who(step: RunStep, workspace: Workspace, accounts: Accounts) -> users.RunUser:

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -34,6 +34,7 @@ class Secrets:
         self._search_path = search_path
         self._started: dict[str, KeyAgent] = {}
         self._drained: dict[str, bytes] = {}
+        self._lent: dict[str, bytes] = {}
         for secret in self._secrets.values():
             _check_secret(secret)
         for agent in self._agents.values():
@@ -50,8 +51,23 @@ class Secrets:
         while self._started:
             self._started.popitem()[1].close()
 
+    @property
+    def lent(self) -> Mapping[str, bytes]:
+        """The values that were handed out so far, by name: none may show in output or in a layer."""
+        return self._lent
+
+    @property
+    def has_agents(self) -> bool:
+        return bool(self._agents)
+
     def get(self, name: str) -> bytes | None:
         """Return the value of the secret `name`, None where none was given; raise `ContextError`."""
+        value = self._value(name)
+        if value is not None:
+            self._lent[name] = value
+        return value
+
+    def _value(self, name: str) -> bytes | None:
         secret = self._secrets.get(name)
         if secret is None:
             return None

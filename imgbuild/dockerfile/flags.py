@@ -8,6 +8,9 @@ from imgbuild.errors import DockerfileError
 
 # What a flag takes: true or false, one value, or one value each time it is given.
 BOOL, TEXT, TEXTS = "bool", "text", "texts"
+# As Go's strconv.ParseBool.
+TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 Flags = dict[str, list[str]]
 
 

@@ -10,11 +10,12 @@ from typing import NamedTuple
 from imgbuild.dockerfile import lint_rules as rules
 from imgbuild.dockerfile.arguments import cut_name
 from imgbuild.dockerfile.directives import DIRECTIVE, read_directives
+from imgbuild.dockerfile.flags import FALSE, TRUE
 from imgbuild.dockerfile.instructions import Dockerfile
 from imgbuild.dockerfile.lines import join
 from imgbuild.dockerfile.nodes import Node, comments_between, cut_up, read_nodes
 from imgbuild.dockerfile.quoting import quote
-from imgbuild.dockerfile.readers import FALSE, TRUE, read_instruction
+from imgbuild.dockerfile.readers import read_instruction
 from imgbuild.dockerfile.source import (
     BLANKS,
     Source,

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from imgbuild.dockerfile import instructions as ins
 from imgbuild.dockerfile.csvfields import csv_fields
 from imgbuild.dockerfile.durations import parse_duration
-from imgbuild.dockerfile.flags import BOOL, TEXT, TEXTS, Flags, read_flags
+from imgbuild.dockerfile.flags import BOOL, FALSE, TEXT, TEXTS, TRUE, Flags, read_flags
 from imgbuild.dockerfile.heredoc import chomp, parse_opener
+from imgbuild.dockerfile.mounts import check_mount
 from imgbuild.dockerfile.nodes import KEYWORDS, Node
 from imgbuild.dockerfile.quoting import quote
 from imgbuild.dockerfile.source import BLANKS
@@ -21,8 +22,6 @@ from imgbuild.errors import DockerfileError, Span
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*\Z")
 _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
 _ONBUILD = re.compile(rf"^[{BLANKS}]*onbuild[\t\n\f\r ]*", re.IGNORECASE)
-TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
-FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _MILLISECOND = 10**6
 
 _NO_FLAGS: Mapping[str, str] = {}
@@ -118,7 +117,7 @@ def _run(node: Node, span: Span) -> ins.Run:
     for device in flags.get("device", ()):
         _check_device(device)
     for mount in flags.get("mount", ()):
-        _check_mount(mount)
+        check_mount(mount)
     return ins.Run(
         span,
         _command(node),
@@ -139,20 +138,6 @@ def _choice(flags: Flags, name: str, choices: tuple[str, ...], message: str) -> 
             hint="use " + " or ".join(choices),
         )
     return value
-
-
-def _check_mount(text: str) -> None:
-    """Check what can be told of a --mount before its variables are filled in."""
-    try:
-        fields = csv_fields(text)
-    except ValueError as problem:
-        raise DockerfileError(f"failed to parse csv mounts: {problem}") from None
-    for field in fields:
-        key, _, value = field.partition("=")
-        if key.lower() == "from" and 0 <= value.find("$") < len(value) - 1:
-            raise DockerfileError(
-                "'from' doesn't support variable expansion, define alias stage instead"
-            )
 
 
 def _check_device(text: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from imgbuild import recorded
 from imgbuild.layer import xattrs
 from imgbuild.layer.entry import ImagePath
+from imgbuild.layer.marks import is_whiteout
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -100,7 +101,7 @@ class Lowers:
             status = _lstat(last, at)
             if status is None:
                 return None, hides
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            if is_whiteout(status, last, at):
                 return None, True
             found = Found(at, last, status)
             at = -1

@@ -17,6 +17,12 @@ from imgbuild.plan.model import (
     CopyStep,
     GitSource,
     ImageSource,
+    PlannedBind,
+    PlannedCache,
+    PlannedMount,
+    PlannedSecret,
+    PlannedSsh,
+    PlannedTmpfs,
     RemoteSource,
     RunStep,
     ScratchBase,
@@ -80,7 +86,7 @@ def step_fields(step: MakingStep) -> Mapping[str, Any]:
                 "user": step.user,
                 "network": step.network,
             }
-            return {**fields, "script": step.script} if step.script else fields
+            return {**fields, **_extra_run_fields(step)}
         case CopyStep():
             fields = {
                 "from": _source_kind(step.source),
@@ -95,6 +101,45 @@ def step_fields(step: MakingStep) -> Mapping[str, Any]:
             return {"path": step.path, "user": step.user}
         case _:
             assert_never(step)
+
+
+def _extra_run_fields(step: RunStep) -> Mapping[str, Any]:
+    """Return what few RUNs have; absent where it is nothing, so that keys stay as they were."""
+    fields: dict[str, Any] = {
+        "script": step.script,
+        "security": step.security if step.security != "sandbox" else None,
+        "devices": step.devices,
+        "mounts": [mount_fields(mount) for mount in step.mounts],
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def mount_fields(mount: PlannedMount) -> Mapping[str, Any]:
+    """Return what of a mount a result depends on, beside the content that it brings.
+
+    That of secrets, agents and caches is in no key.
+    """
+    fields: dict[str, Any]
+    match mount:
+        case PlannedBind():
+            # Which path it is shows in the digest of what is there.
+            kind = _source_kind(mount.source)
+            return {"type": "bind", "from": kind, "target": mount.target, "ro": mount.readonly}
+        case PlannedCache(source=source):
+            fields = {"type": "cache", "id": mount.id, "sharing": mount.sharing, "path": mount.path}
+            fields |= {"from": source and _source_kind(source), "ro": mount.readonly}
+        case PlannedTmpfs():
+            fields = {"type": "tmpfs", "size": mount.size, "ro": mount.readonly}
+        case PlannedSecret():
+            fields = {"type": "secret", "id": mount.id, "env": mount.env}
+        case PlannedSsh():
+            fields = {"type": "ssh", "id": mount.id}
+        case _:
+            assert_never(mount)
+    fields["target"] = mount.target
+    if not isinstance(mount, PlannedTmpfs):
+        fields |= {"mode": mount.mode, "uid": mount.uid, "gid": mount.gid}
+    return fields
 
 
 def _extra_fields(step: CopyStep) -> Mapping[str, Any]:

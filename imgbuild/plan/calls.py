@@ -3,20 +3,20 @@
 Source of the rules: BuildKit's frontend/subrequests and dockerfile2llb/outline.go.
 """
 
-import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from imgbuild.dockerfile.csvfields import csv_pairs
 from imgbuild.dockerfile.instructions import Arg, Dockerfile, Run
+from imgbuild.dockerfile.mounts import parse_mount
 from imgbuild.dockerfile.words import expand
-from imgbuild.errors import DockerfileError, ImgbuildError, Span
+from imgbuild.errors import ImgbuildError, Span
 from imgbuild.events import CheckWarning
 from imgbuild.oci.config import ImageConfig
 from imgbuild.plan.graph import Item, Node
 from imgbuild.plan.model import BaseImage, BuildPlan
 from imgbuild.plan.options import PlanOptions
+from imgbuild.plan.runmounts import secret_id
 from imgbuild.plan.scope import Arguments, Scope
 
 T = TypeVar("T")
@@ -205,17 +205,11 @@ class OutlineWatch:
 
     def _take_mount(self, text: str, run: Run, scope: Scope) -> None:
         assert self._now is not None  # noqa: S101  a stage was begun
-        fields = {key: scope.expand(value) for key, value in _fields(text)}
-        kind = fields.get("type", "bind")
-        name = fields.get("src") or fields.get("source") or fields.get("id")
-        required = "required" in fields and fields["required"].lower() not in {"false", "0", "f"}
-        if kind == "secret":
-            target = fields.get("target") or fields.get("dst") or fields.get("destination") or ""
-            name = name or posixpath.basename(target)
-            self._now.secrets[name] = OutlineMount(name, required, run.span)
-        elif kind == "ssh":
-            name = name or "default"
-            self._now.ssh[name] = OutlineMount(name, required, run.span)
+        mount = parse_mount(text, scope.expand)
+        if mount.type in {"secret", "ssh"}:
+            name = secret_id(mount)
+            found = self._now.secrets if mount.type == "secret" else self._now.ssh
+            found[name] = OutlineMount(name, mount.required, run.span)
 
     def outline(self, plan: BuildPlan, source: bytes) -> Outline:
         """Return the outline of the target of `plan`, which was watched; `source` is the Dockerfile."""
@@ -243,13 +237,6 @@ class OutlineWatch:
             seen.add(number)
             yield uses
             waiting.extend(reversed(list(uses.node.needs())))
-
-
-def _fields(text: str) -> list[tuple[str, str]]:
-    try:
-        return csv_pairs(text)
-    except ValueError as problem:
-        raise DockerfileError(f"failed to parse csv mounts: {problem}") from None
 
 
 def _arguments(uses: _Uses) -> dict[str, OutlineArg]:

@@ -16,6 +16,7 @@ from imgbuild.dockerfile.instructions import (
     StageText,
     Workdir,
 )
+from imgbuild.dockerfile.mounts import mount_from
 from imgbuild.dockerfile.suggest import did_you_mean
 from imgbuild.dockerfile.words import expand
 from imgbuild.errors import DockerfileError, ImgbuildError, Span, UsageError
@@ -39,7 +40,7 @@ class Item(NamedTuple):
 
 
 class From(NamedTuple):
-    """Where a COPY takes its files from: a stage, or else a name that is none."""
+    """Where a COPY or a mount takes its files from: a stage, or else a name that is none."""
 
     stage: int | None
     name: str = ""
@@ -49,7 +50,7 @@ class Node:
     """One stage: `base` is the number of the stage it builds on, else `image` names its base.
 
     `context` is the named context that takes the stage's place. `sources` are the stages it
-    copies from, each with the first COPY that does; `tree` is the context whose files the stage
+    copies from, each with the first instruction that does; `tree` is the context whose files the stage
     starts with. `label` is its name in progress output.
     """
 
@@ -174,28 +175,36 @@ class Graph:
         return self.nodes[index]
 
     def connect(self, node: Node, items: Iterable[Item], text: str) -> None:
-        """Note which stages the COPY instructions among `items` of `node` take files from.
+        """Note which stages the instructions among `items` of `node` take files from.
 
         `text` is the Dockerfile, for errors.
         """
         for item in items:
-            copy = item.instruction
-            if not isinstance(copy, Copy) or not copy.from_:
-                continue
-            try:
-                source = self.find(copy.from_)
-            except ImgbuildError as error:
-                raise located(error, copy.span, text) from None
-            if source.stage is None:
-                self._foreign = True
-            else:
-                node.sources.setdefault(source.stage, copy.span)
+            span = item.instruction.span
+            for name in _taken_from(item.instruction):
+                try:
+                    source = self.find(name)
+                except ImgbuildError as error:
+                    raise located(error, span, text) from None
+                if source.stage is None:
+                    self._foreign = True
+                else:
+                    node.sources.setdefault(source.stage, span)
 
     def settle_labels(self) -> None:
         """Drop the label of a stage that is the only one: its steps show as `[1/2]`."""
-        # What COPY --from names outside the Dockerfile counts as a stage of its own in BuildKit.
+        # What COPY --from names outside the Dockerfile counts as a stage of its own in BuildKit, and
+        # so does a mount that names nothing.
         if len(self.nodes) == 1 and not self._foreign:
             self.nodes[0].label = ""
+
+
+def _taken_from(instruction: StageInstruction) -> Iterator[str]:
+    """Yield the names of what an instruction takes files from."""
+    if isinstance(instruction, Copy) and instruction.from_:
+        yield instruction.from_
+    elif isinstance(instruction, Run):
+        yield from (mount_from(text) or SCRATCH for text in instruction.mounts)
 
 
 def _platform(text: str | None, arguments: Arguments, options: PlanOptions) -> Platform:

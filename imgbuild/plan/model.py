@@ -78,12 +78,80 @@ class Document(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedBind:
+    """Files of a source at `target`; what is written there, unless `readonly`, is thrown away.
+
+    `path` is relative to the source's root, "" is all of it. All targets are absolute and cleaned.
+    """
+
+    source: Source
+    path: str
+    target: str
+    readonly: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCache:
+    """A directory that lasts from build to build: `path` of what is kept by the name `id`.
+
+    `mode` and the owner are of a new one; with `source`, a new one starts with its `path`.
+    """
+
+    id: str
+    target: str
+    sharing: Literal["shared", "private", "locked"] = "shared"
+    source: Source | None = None
+    path: str = ""
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTmpfs:
+    """An empty directory in memory; `size` in bytes, None for no limit of its own."""
+
+    target: str
+    size: int | None = None
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSecret:
+    """A secret as a file at `target`, in the variable `env`, or both."""
+
+    id: str
+    target: str | None
+    env: str | None = None
+    required: bool = False
+    mode: int = 0o400
+    uid: int = 0
+    gid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSsh:
+    """A socket that leads to an SSH agent of the caller."""
+
+    id: str
+    target: str
+    required: bool = False
+    mode: int = 0o600
+    uid: int = 0
+    gid: int = 0
+
+
+PlannedMount = PlannedBind | PlannedCache | PlannedTmpfs | PlannedSecret | PlannedSsh
+
+
+@dataclass(frozen=True, slots=True)
 class RunStep:
     """Run `argv`. `env` is complete and in order; `hidden_env` (proxies) is set but in no key or history.
 
     `user` is as USER has it, looked up in the root when it runs; empty is root. `script` is a
     here-document that the command finds as an executable file at `SCRIPTS/name`. `devices` are
-    as --device has them.
+    as --device has them. `mounts` are in the order in which they are mounted.
     """
 
     span: Span
@@ -98,6 +166,7 @@ class RunStep:
     script: Document | None = None
     security: Literal["sandbox", "insecure"] = "sandbox"
     devices: tuple[str, ...] = ()
+    mounts: tuple[PlannedMount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

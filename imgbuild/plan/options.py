@@ -14,6 +14,7 @@ class PlanOptions:
     `proxies` maps names such as `HTTP_PROXY` to values, and counts as build arguments that
     `build_args` may override. `contexts` are the names given by --build-context;
     `directory_contexts` are those of them that stand for a tree of files, not for an image.
+    `allow` is what RUN may ask for beyond the usual, as `RunOptions` has it.
     """
 
     platform: Platform
@@ -22,6 +23,7 @@ class PlanOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     target: str | None = None
     network: NetworkMode = "default"
+    allow: tuple[str, ...] = ()
     contexts: frozenset[str] = frozenset()
     directory_contexts: frozenset[str] = frozenset()
     proxies: Mapping[str, str] = field(default_factory=dict)

@@ -210,11 +210,12 @@ class _Planner:
         stage = self._stages[node.base]
         return StageBase(node.base), stage.config, self._scopes[node.base]
 
-    def _source(self, name: str, node: Node) -> Source:
-        """Tell what COPY --from=`name` in the stage `node` means."""
+    def _source(self, name: str, node: Node, use: str = "COPY --from=") -> Source:
+        """Tell what COPY --from=`name`, or what `use` is, means in the stage `node`."""
         found = self._graph.find(name)
         if found.stage is not None:
-            return self._stage_source(name, node, self._graph.nodes[found.stage])
+            verb = "copy" if use.startswith("COPY") else "mount"
+            return self._stage_source(name, node, self._graph.nodes[found.stage], verb)
         if name == SCRATCH:
             platform = self._options.platform
             return ImageSource(BaseImage(SCRATCH, None, scratch_config(platform), ()))
@@ -222,15 +223,15 @@ class _Planner:
         if context is not None and context in self._options.directory_contexts:
             return ContextSource(context)
         wanted = context or _checked(name)
-        return ImageSource(self._resolve(wanted, self._options.platform, "COPY --from="))
+        return ImageSource(self._resolve(wanted, self._options.platform, use))
 
-    def _stage_source(self, name: str, node: Node, source: Node) -> Source:
+    def _stage_source(self, name: str, node: Node, source: Node, verb: str) -> Source:
         if source.context is not None:
             image = self._bases.get(source.index)
             return ImageSource(image) if image else ContextSource(source.context)
         if source.index >= node.index:
             raise DockerfileError(
-                f"cannot copy from stage {quote(name)}, it needs to be defined before current"
+                f"cannot {verb} from stage {quote(name)}, it needs to be defined before current"
                 f" stage {quote(node.label)}",
                 hint="move the stage up",
             )

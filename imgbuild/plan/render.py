@@ -1,6 +1,7 @@
 """A plan as people read it, and as JSON."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, assert_never
 
 from imgbuild.oci.config import ImageConfig, dump_config
@@ -14,6 +15,12 @@ from imgbuild.plan.model import (
     GitSource,
     ImageSource,
     MetaStep,
+    PlannedBind,
+    PlannedCache,
+    PlannedMount,
+    PlannedSecret,
+    PlannedSsh,
+    PlannedTmpfs,
     RemoteSource,
     RunStep,
     ScratchBase,
@@ -85,7 +92,12 @@ def _step_lines(step: Step) -> Iterator[str]:
     yield f"  {step.name}"
     match step:
         case RunStep():
-            yield f"      in {step.cwd} as {step.user or 'root'}, network {step.network}"
+            special = f", security {step.security}" if step.security != "sandbox" else ""
+            special += "".join(f", device {device}" for device in step.devices)
+            who = step.user or "root"
+            yield f"      in {step.cwd} as {who}, network {step.network}{special}"
+            for mount in step.mounts:
+                yield f"      mount {_mount_text(mount)}"
             if step.script is not None:
                 yield f"      script {step.script.name}: {len(step.script.content)} characters"
         case CopyStep():
@@ -98,6 +110,31 @@ def _step_lines(step: Step) -> Iterator[str]:
             yield f"      make {step.path} as {step.user or 'root'}"
         case _:
             assert_never(step)
+
+
+def _mount_text(mount: PlannedMount) -> str:
+    match mount:
+        case PlannedBind():
+            access = "" if mount.readonly else ", writes thrown away"
+            return f"/{mount.path} {_source_text(mount.source)} at {mount.target}{access}"
+        case PlannedCache():
+            seed = f", begun /{mount.path} {_source_text(mount.source)}" if mount.source else ""
+            access = ", read-only" if mount.readonly else ""
+            return f"cache {mount.id} at {mount.target}, {mount.sharing}{seed}{access}"
+        case PlannedTmpfs():
+            size = "" if mount.size is None else f" of {mount.size} bytes"
+            return f"tmpfs{size} at {mount.target}"
+        case PlannedSecret():
+            places = [mount.target and f"at {mount.target}", mount.env and f"as ${mount.env}"]
+            return f"secret {mount.id} {' and '.join(filter(None, places))}{_required(mount)}"
+        case PlannedSsh():
+            return f"ssh agent {mount.id} at {mount.target}{_required(mount)}"
+        case _:
+            assert_never(mount)
+
+
+def _required(mount: PlannedSecret | PlannedSsh) -> str:
+    return ", required" if mount.required else ""
 
 
 def _printable(text: str) -> str:
@@ -239,6 +276,13 @@ def _one_source_json(source: str | RemoteSource) -> Any:
             assert_never(source)
 
 
+def _mount_json(mount: PlannedMount) -> dict[str, Any]:
+    found = {field.name: getattr(mount, field.name) for field in fields(mount)}
+    if isinstance(mount, PlannedBind | PlannedCache) and mount.source is not None:
+        found["source"] = _source_json(mount.source)
+    return {"type": type(mount).__name__.removeprefix("Planned").lower(), **found}
+
+
 def _step_json(step: Step) -> dict[str, Any]:
     lines = [step.span.first, step.span.last]
     if isinstance(step, MetaStep):
@@ -256,6 +300,9 @@ def _step_json(step: Step) -> dict[str, Any]:
                 "user": step.user,
                 "network": step.network,
                 "script": step.script and step.script._asdict(),
+                "security": step.security,
+                "devices": step.devices,
+                "mounts": [_mount_json(mount) for mount in step.mounts],
             }
         case CopyStep():
             return {

@@ -1,6 +1,7 @@
 """One stage, from its base down: instructions to steps, with the config they fold into."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Protocol, assert_never
 
 from imgbuild.dockerfile.instructions import Add, Arg, Copy, Run, Workdir
@@ -9,6 +10,7 @@ from imgbuild.oci.config import HistoryEntry
 from imgbuild.oci.reference import parse_reference
 from imgbuild.options import NetworkMode
 from imgbuild.plan.copying import copy_tree, plan_copy
+from imgbuild.plan.entitlements import devices_of, network_of, security_of
 from imgbuild.plan.fold import Config
 from imgbuild.plan.graph import Item, Node
 from imgbuild.plan.heredocs import shell_text
@@ -29,8 +31,8 @@ from imgbuild.plan.model import (
 from imgbuild.plan.options import PlanOptions
 from imgbuild.plan.paths import clean, join_workdir
 from imgbuild.plan.place import located
+from imgbuild.plan.runmounts import NAMESPACE, Mounts, Place, plan_mounts
 from imgbuild.plan.scope import Scope
-from imgbuild.plan.support import refuse_run_features
 from imgbuild.plan.titles import Counter, upper_first_word, written
 from imgbuild.plan.watch import Watch
 
@@ -44,9 +46,9 @@ class Text(NamedTuple):
 
 
 class Sources(Protocol):
-    """Tells what COPY --from means."""
+    """Tells what COPY --from means, or the `from` of something else: `use` is how it is written."""
 
-    def __call__(self, name: str, node: Node) -> Source: ...
+    def __call__(self, name: str, node: Node, use: str = "COPY --from=") -> Source: ...
 
 
 class StageWork:
@@ -66,6 +68,8 @@ class StageWork:
         self._config = config
         self._scope = scope
         self._network: NetworkMode = options.network
+        self._allow = options.allow
+        self._namespace = options.build_args.get(NAMESPACE, "")
         self._contexts = options.contexts
         self._watch = watch
         self._counter = Counter(node.label, node.total)
@@ -124,15 +128,17 @@ class StageWork:
         instruction = item.instruction
         self._watch.item(item, self._scope)
         if self._watch.dry and isinstance(instruction, Run | Copy | Add):
-            if not isinstance(instruction, Run):
-                # For its errors: what it says may be wrong.
+            # For its errors: what it says may be wrong.
+            if isinstance(instruction, Run):
+                self._mounts(instruction, find_source)
+            else:
                 self._copy(instruction, "", find_source)
             return None
         match instruction:
             case Arg():
                 return MetaStep(instruction.span, self._scope.declare(instruction))
             case Run():
-                return self._run(instruction, item, text)
+                return self._run(instruction, item, text, find_source)
             case Copy() | Add():
                 return self._copy(instruction, self._name(item, text), find_source)
             case Workdir():
@@ -152,8 +158,8 @@ class StageWork:
         shown = upper_first_word(shown)
         return self._counter.title(f"ONBUILD {shown}" if item.trigger else shown)
 
-    def _run(self, run: Run, item: Item, text: Text) -> RunStep:
-        refuse_run_features(run)
+    def _run(self, run: Run, item: Item, text: Text, find_source: Sources) -> RunStep:
+        mounts = self._mounts(run, find_source)
         command, script, summary = shell_text(run.command)
         name = self._name(item, text, summary)
         argv = self._config.command_line(command)
@@ -165,28 +171,21 @@ class StageWork:
             name=name,
             created_by=" ".join(("RUN", *self._scope.arguments_text(), *argv, "# buildkit")),
             argv=argv,
-            env=tuple(values.items()),
+            env=tuple({**values, **mounts.env}.items()),
             hidden_env=tuple(pair for pair in self._scope.hidden if pair[0] not in values),
             cwd=clean(self._config.working_dir),
             user=self._config.user,
-            network=self._network_of(run),
+            network=network_of(run, self._network, self._allow),
             script=script,
+            security=security_of(run, self._allow),
+            devices=devices_of(run, self._scope, self._allow),
+            mounts=mounts.planned,
         )
 
-    def _network_of(self, run: Run) -> NetworkMode:
-        match run.network:
-            case "none":
-                return "none"
-            case "host":
-                # A Dockerfile must not take what the caller withheld.
-                if self._network == "none":
-                    raise DockerfileError(
-                        "RUN --network=host is not allowed by --network=none",
-                        hint="build without --network=none when you trust this Dockerfile",
-                    )
-                return "host"
-            case _:
-                return self._network
+    def _mounts(self, run: Run, find_source: Sources) -> Mounts:
+        place = Place(self._config.working_dir, self._namespace)
+        find = partial(find_source, node=self._node, use="RUN --mount=from=")
+        return plan_mounts(run, self._scope, place, find)
 
     def _copy(self, instruction: Copy | Add, name: str, find_source: Sources) -> CopyStep:
         source: Source = ContextSource()

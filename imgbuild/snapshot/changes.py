@@ -49,7 +49,7 @@ class Writer(Protocol):
     def add(self, entry: Entry, content: BinaryIO | None = None) -> object: ...
 
 
-class _Directory:
+class Directory:
     """A directory being walked; `entry` waits until something below it (or itself) changed."""
 
     def __init__(self, fd: int, path: ImagePath, lower: LowerDirectory, opaque: bool) -> None:
@@ -82,7 +82,8 @@ class ChangeWalk:
     """One pass over an upper directory.
 
     With `settle`, the tree is changed to what a layer made of it would unpack to: whole seconds,
-    none newer than `clamp`, no sockets; then it can serve as the unpacked layer. `maker` is who ran
+    none newer than `clamp`, no sockets; then it can serve as the unpacked layer. With `whole`, it
+    is a tree that no image is below: nothing in it is there to be mounted on. `maker` is who ran
     the command, in ids of the image.
     """
 
@@ -93,15 +94,17 @@ class ChangeWalk:
         *,
         clamp: int | None = None,
         settle: bool = False,
+        whole: bool = False,
         maker: Ids = (0, 0),
     ) -> None:
+        self._whole = whole
         self._writer = writer
         self._ownership = ownership
         self._clamp = clamp
         self._settle = settle
         self._attribution = Attribution(maker, settle=settle) if ownership.single else None
         self._links: dict[tuple[int, int], Entry] = {}
-        self._stack: list[_Directory] = []
+        self._stack: list[Directory] = []
 
     def run(self, upper: int, lowers: Sequence[int]) -> None:
         """Walk `upper`, compare with `lowers` (top first); both are open directories.
@@ -109,7 +112,7 @@ class ChangeWalk:
         Raises `ImageError` for what a layer cannot hold.
         """
         lower = LowerDirectory([os.dup(fd) for fd in lowers])
-        self._stack.append(_Directory(os.dup(upper), b"", lower, opaque=False))
+        self._stack.append(Directory(os.dup(upper), b"", lower, opaque=False))
         try:
             while self._stack:
                 here = self._stack[-1]
@@ -124,12 +127,12 @@ class ChangeWalk:
             for directory in self._stack:
                 directory.close()
 
-    def _leave(self, directory: _Directory) -> None:
+    def _leave(self, directory: Directory) -> None:
         if self._settle and directory.mtime is not None:
             os.utime(directory.fd, ns=(directory.mtime, directory.mtime))
         directory.close()
 
-    def _visit(self, here: _Directory, name: bytes, status: os.stat_result) -> None:
+    def _visit(self, here: Directory, name: bytes, status: os.stat_result) -> None:
         path = here.prefix + name
         below = here.lower.look(name)
         if is_whiteout(status):
@@ -137,11 +140,7 @@ class ChangeWalk:
             if below is not None:
                 self._emit(Entry(path, "whiteout"))
             return
-        if name.startswith(_WHITEOUT_PREFIX):
-            raise ImageError(
-                f"the command made /{os.fsdecode(path)}, a name that layers reserve for removals",
-                hint="names that start with .wh. cannot be part of an image; remove the file",
-            )
+        check_name(path)
         if stat.S_ISSOCK(status.st_mode):
             self._drop_socket(here, name, path, below)
         elif stat.S_ISDIR(status.st_mode):
@@ -151,7 +150,7 @@ class ChangeWalk:
         else:
             self._visit_special(here, name, status, below)
 
-    def _drop_socket(self, here: _Directory, name: bytes, path: bytes, below: Shown | None) -> None:
+    def _drop_socket(self, here: Directory, name: bytes, path: bytes, below: Shown | None) -> None:
         if below is not None:
             self._emit(Entry(path, "whiteout"))
         if self._settle:
@@ -160,11 +159,11 @@ class ChangeWalk:
                 os.mknod(name, stat.S_IFCHR, 0, dir_fd=here.fd)
 
     def _enter(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         fd = open_directory(name, here.fd)
-        directory = _Directory(fd, path, here.lower.descend(name), here.opaque)
+        directory = Directory(fd, path, here.lower.descend(name), here.opaque)
         self._stack.append(directory)
         entry = directory.entry = self._entry(path, status, fd, new=self._new_owner(here))
         directory.group = attribution.inherited_group(status, entry.gid)
@@ -172,9 +171,13 @@ class ChangeWalk:
         if below is not None:
             if self._same_directory(status, entry, below, name):
                 return
-        elif path in STUB_DIRECTORIES and (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0):
+        elif self._is_stub(entry):
             return
         self._flush()
+
+    def _is_stub(self, entry: Entry) -> bool:
+        plain = (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0)
+        return not self._whole and plain and entry.path in STUB_DIRECTORIES
 
     def _same_directory(
         self, status: os.stat_result, entry: Entry, below: Shown, name: bytes
@@ -188,7 +191,7 @@ class ChangeWalk:
             os.close(fd)
 
     def _visit_file(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         if self._emit_link(path, status):
@@ -201,7 +204,7 @@ class ChangeWalk:
                 return
             entry = self._entry(path, status, fd, new=self._new_owner(here))
             if below is None:
-                if path in STUB_FILES and not status.st_size:
+                if path in STUB_FILES and not status.st_size and not self._whole:
                     return
             elif status.st_nlink == 1 and _same_metadata(status, below.status):
                 other = open_file(name, below.at)
@@ -216,7 +219,7 @@ class ChangeWalk:
                 os.utime(fd, ns=(self._final(status),) * 2)
 
     def _visit_special(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         if self._emit_link(path, status):
@@ -271,7 +274,7 @@ class ChangeWalk:
         for entry in reversed(waiting):
             self._writer.add(entry)
 
-    def _new_owner(self, here: _Directory) -> Ids:
+    def _new_owner(self, here: Directory) -> Ids:
         """Return the owner of what is new in a directory, where the disk does not tell."""
         return (0, 0) if self._attribution is None else self._attribution.new(here.group)
 
@@ -335,6 +338,15 @@ class ChangeWalk:
         if self._clamp is not None:
             seconds = min(seconds, self._clamp)
         return seconds * _SECOND
+
+
+def check_name(path: ImagePath) -> None:
+    """Raise `ImageError` for what would be a whiteout in a layer."""
+    if path.rpartition(b"/")[2].startswith(_WHITEOUT_PREFIX):
+        raise ImageError(
+            f"the command made /{os.fsdecode(path)}, a name that layers reserve for removals",
+            hint="names that start with .wh. cannot be part of an image; remove the file",
+        )
 
 
 def _same_metadata(one: os.stat_result, other: os.stat_result) -> bool:

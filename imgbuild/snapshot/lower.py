@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from imgbuild import inroot
-from imgbuild.layer import xattrs
+from imgbuild.layer import marks, xattrs
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -69,7 +69,7 @@ class LowerDirectory:
                 status = os.stat(name, dir_fd=part, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            return None if is_whiteout(status) else Shown(status, part)
+            return None if marks.is_whiteout(status, name, part) else Shown(status, part)
         return None
 
     def descend(self, name: bytes) -> "LowerDirectory":

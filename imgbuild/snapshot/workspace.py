@@ -1,11 +1,13 @@
 """A root file system that one RUN step may write to."""
 
 import os
+import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from imgbuild.errors import ImageError
@@ -42,12 +44,15 @@ class Workspace:
         place: Path,
         ownership: dict[str, Any],
         keeper: Keeper,
+        files: Collection[str] = ("hosts", "resolv.conf"),
     ) -> None:
         self._session = session
         self._lowers = tuple(map(str, lowers))
         self._place = place
         self._ownership = ownership
         self._keeper = keeper
+        self._files = files
+        self._mounts = 0
         self._maker = (0, 0)
 
     @property
@@ -60,16 +65,37 @@ class Workspace:
     def _has_apt(self) -> bool:
         return any(has_directory(lower, APT_FOLDER) for lower in self._lowers)
 
-    def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
-        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
+    def run(
+        self,
+        spec: SandboxSpec,
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        lent: Mapping[str, int] = MappingProxyType({}),
+    ) -> Running:
+        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors.
+
+        `lent` is as `Session.run` has it.
+        """
         self._maker = (spec.uid, spec.gid)
-        shared = self._place.parent
-        files = (
-            FileMount(str(shared / "hosts"), "/etc/hosts"),
-            FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
-        )
+        files = self._host_files(spec)
         spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
-        return self._session.run(spec, stdin, stdout, stderr)
+        return self._session.run(spec, stdin, stdout, stderr, lent)
+
+    def _host_files(self, spec: SandboxSpec) -> Iterator[FileMount]:
+        """Yield the files of this machine that a command finds in its root."""
+        shared = self._place.parent
+        resolver = "resolv.private" if spec.network == "private" else "resolv.conf"
+        for name, target in (("hosts", "/etc/hosts"), (resolver, "/etc/resolv.conf")):
+            if name in self._files:
+                yield FileMount(str(shared / name), target)
+
+    def renew(self) -> None:
+        """Let one more command run on what the last one left."""
+        root = self.rootfs
+        if isinstance(root, OverlayRoot):
+            self._session.request("renew", {"work": root.work})
 
     def add_script(self, text: str, target: str) -> FileMount:
         """Make an executable file of the container's root, for `run` to show at `target`."""
@@ -77,6 +103,21 @@ class Workspace:
         owner = self._ownership["shift"]
         self._session.request("script", {"path": path, "text": text, "owner": owner})
         return FileMount(path, target)
+
+    def overlay(self) -> tuple[str, str]:
+        """Make an upper and a work directory for a mount, which go when the workspace is closed."""
+        self._mounts += 1
+        place = str(self._place / f"mount{self._mounts}")
+        self._session.request("overlay", {"place": place, "owner": self._ownership["shift"]})
+        return f"{place}/upper", f"{place}/work"
+
+    def listen(self, uid: int, gid: int, mode: int) -> tuple[str, socket.socket]:
+        """Make a socket of a container's user; return its path and where connections come to."""
+        self._mounts += 1
+        path = str(self._place / f"socket{self._mounts}")
+        params = {"path": path, "uid": uid, "gid": gid, "mode": mode}
+        _, fds = self._session.request("listen", {**params, "ownership": self._ownership})
+        return path, socket.socket(fileno=fds[0])
 
     def changes(
         self,
@@ -93,22 +134,16 @@ class Workspace:
         part of the tar may have been written by then.
         """
         reader, writer = os.pipe()
-        with open(reader, "rb", buffering=0) as tar, self._nameless() as lines:
+        with (
+            open(reader, "rb", buffering=0) as tar,
+            self._nameless() as lines,
+            self._asking() as (verb, params, fds),
+        ):
             widen(reader)
-            request = Request(
-                self._session,
-                "changes",
-                {
-                    "upper": str(self._upper),
-                    "lowers": list(self._lowers),
-                    "ownership": self._ownership,
-                    "clamp": clamp,
-                    "settle": settle,
-                    "maker": self._maker,
-                },
-                (writer, lines.fileno()),
-                own=(writer,),
-            )
+            params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
+            params["maker"] = self._maker
+            sent = (writer, lines.fileno(), *fds)
+            request = Request(self._session, verb, params, sent, own=(writer,))
             try:
                 while data := tar.read(_CHUNK):
                     write(data)
@@ -120,8 +155,21 @@ class Workspace:
             for line in lines:
                 index(decode_entry(line))
 
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[str, dict[str, Any], Sequence[int]]]:
+        """Give the verb that finds changes, where to look, and further descriptors for it."""
+        yield "changes", {"upper": str(self._upper), "lowers": list(self._lowers)}, ()
+
     def _nameless(self) -> BinaryIO:
-        fd = os.open(self._place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # Not in `place` itself: what a session covers with a file system in memory, it alone sees.
+        folder = self._place.parent
+        try:
+            fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:  # overlayfs before Linux 6.2, NFS
+            from tempfile import mkstemp  # takes long to load
+
+            fd, name = mkstemp(dir=folder)
+            os.unlink(name)
         return open(fd, "r+b", buffering=_CHUNK)
 
     def open(self, path: bytes) -> BinaryIO:
@@ -129,13 +177,16 @@ class Workspace:
 
         Raises `ImageError` for anything else.
         """
-        lowers = [str(self._upper), *self.rootfs.lowers]
         shown = os.fsdecode(path)
-        _, fds = self._session.request("open", {"lowers": lowers, "path": shown})
+        fds = self._open(shown)
         if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
             os.close(fds[0])
             raise ImageError(f"/{shown} is not a regular file in the image")
         return open(fds[0], "rb")
+
+    def _open(self, path: str) -> Sequence[int]:
+        lowers = [str(self._upper), *self.rootfs.lowers]
+        return self._session.request("open", {"lowers": lowers, "path": path})[1]
 
     def keep(self, diff_id: Digest) -> None:
         """Let the settled upper directory be the unpacked tree of the layer made from it.

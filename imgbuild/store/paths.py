@@ -5,6 +5,7 @@ oci-layout index.json      an OCI image layout; index.json lists complete images
 blobs/ALGORITHM/HEX        content
 indexes/ALGORITHM/HEX      one file a layer, by diff id: its entries
 layers/MAPPING/            unpacked trees, disposable
+mounts/MAPPING/KEY/        what cache mounts keep, with a lock for each directory
 layers/steps/              trees of running steps, each named after the session that made it
 downloads/KEY/NAME         files that ADD fetched, disposable
 cache.sqlite               step cache and memos, disposable
@@ -80,6 +81,11 @@ class StorePaths:
         return self.trees / "steps"
 
     @property
+    def cache_mounts(self) -> Path:
+        """What cache mounts keep; only a worker can write below it."""
+        return self.root / "mounts"
+
+    @property
     def sessions(self) -> Path:
         return self.root / "locks" / "sessions"
 
@@ -114,10 +120,11 @@ class StorePaths:
             self.trees,
             self.staging,
             self.scratch,
+            self.cache_mounts,
             self.sessions,
         )
 
     def top_level(self) -> frozenset[str]:
         """Names that may stand in a store whose making was cut short."""
         fixed = {"version", "oci-layout", "index.json", "blobs", "indexes", "layers", "git"}
-        return frozenset(fixed | {"downloads", "locks", "tmp", "cache.sqlite"})
+        return frozenset(fixed | {"downloads", "mounts", "locks", "tmp", "cache.sqlite"})

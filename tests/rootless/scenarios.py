@@ -108,6 +108,9 @@ def working_directory_in_proc_leaks_nothing(bench: Bench) -> None:
         same(found, (0, "inside\n"))
     layer = bench.layer("link", lambda path: (path / "link").symlink_to("/proc/1/root"))
     root = bench.step((layer, bench.base, bench.skeleton))
+    if bench.session.tier.proc == "shared":  # there it is another process, and its own affair
+        failure(lambda: bench.run(climb, root=root, cwd="/link"))
+        return
     same(bench.run(climb, root=root, cwd="/link"), (0, "inside\n"))
 
 
@@ -462,16 +465,26 @@ def missing_layers_and_files_are_named(bench: Bench) -> None:
     assert "mounted" in failure(lambda: bench.run("true", mounts=mounts)).message
 
 
-def main(place: Path, wanted: list[str]) -> None:
+def main(place: Path, wanted: list[str], runtimes: tuple[str, ...] = ()) -> None:
     """Go through the scenarios; print which failed and why."""
+    play(SCENARIOS, place, wanted, runtimes)
+
+
+def play(
+    known: dict[str, Callable[[Bench], object]],
+    place: Path,
+    wanted: list[str],
+    runtimes: tuple[str, ...] = (),
+) -> None:
+    """Go through some of what is known, on one bench; print which failed and why."""
     import traceback
 
     results = {}
-    with Bench(place) as bench:
+    with Bench(place, runtimes=runtimes) as bench:
         bench.finish()
         for name in wanted:
             try:
-                SCENARIOS[name](bench)
+                known[name](bench)
             except BaseException:
                 results[name] = traceback.format_exc()
             else:

@@ -42,7 +42,6 @@ NOT_YET = {
     "platform-multi": "several platforms in one build",
     "multi-platform-onearch-flag": "several platforms in one build",
     "from-missing": "the error of a registry, which the tests of registries look at",
-    "secret-required-missing": "RUN --mount",
 }
 # BuildKit leaves what it mounts on in the layer of a RUN; nobody asked for it, so it is left out.
 MOUNT_POINTS = {"dev", "proc", "sys"}

@@ -25,10 +25,6 @@ GOLDEN = VECTORS / "golden"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
 HOST = Platform("linux", "amd64")
 
-# What the plan refuses by name for now, with the word that says so.
-NOT_YET = {
-    "secret-required-missing": "--mount",
-}
 # These fail when a step is made, or an image is fetched: the plan itself is fine.
 LATER = {
     "copy-broken-link",
@@ -38,6 +34,7 @@ LATER = {
     "copy-missing",
     "dockerignore-copies-ignored",
     "run-fail",
+    "secret-required-missing",
     "shell-then-cmd",
     "user-unknown",
 }
@@ -126,7 +123,7 @@ def to_json(config: ImageConfig) -> dict[str, Any]:
     return {key: data.get(key) for key in ("architecture", "os", "variant", "author", "config")}
 
 
-BUILT = [name for name in CASES if load(name)["exit"] == 0 and name not in NOT_YET.keys() | MULTI]
+BUILT = [name for name in CASES if load(name)["exit"] == 0 and name not in MULTI]
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -164,9 +161,7 @@ def test_steps_are_named_as_buildkit_names_them(name: str) -> None:
 
 
 PLAN_ERRORS = [
-    name
-    for name in CASES
-    if load(name)["exit"] and name not in LATER | NOT_YET.keys() | {"from-missing"}
+    name for name in CASES if load(name)["exit"] and name not in LATER | {"from-missing"}
 ]
 
 
@@ -187,16 +182,8 @@ def test_what_fails_later_can_be_planned(name: str) -> None:
     assert plan(load(name)).stages
 
 
-@pytest.mark.parametrize("name", sorted(NOT_YET.keys() & set(CASES)))
-def test_what_is_not_supported_yet_is_refused_by_name(name: str) -> None:
-    with pytest.raises(DockerfileError, match="is not supported yet") as caught:
-        plan(load(name))
-    assert NOT_YET[name] in caught.value.message
-    assert caught.value.span is not None
-
-
 def test_every_case_is_looked_at() -> None:
-    looked_at = {*BUILT, *PLAN_ERRORS, *LATER, *NOT_YET, *MULTI, "from-missing"}
+    looked_at = {*BUILT, *PLAN_ERRORS, *LATER, *MULTI, "from-missing"}
     assert looked_at >= set(CASES)
 
 

@@ -19,8 +19,10 @@ _Times = tuple[int, int]
 class Stubs:
     """The stand-ins of one root, as long as a step runs."""
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, owner: int = 0) -> None:
+        """`owner` is the container's root as seen from here."""
         self._root = root_fd
+        self._owner = owner
         # (parent, name, the parent's times before and after)
         self._made: list[tuple[int, bytes, _Times, _Times]] = []
 
@@ -32,6 +34,9 @@ class Stubs:
                 os.close(inroot.open_in_root(self._root, path, flags))
             except FileNotFoundError:
                 self._make(path, directory=directory)
+            except OSError as problem:
+                text = f"/{os.fsdecode(path)}: {problem.strerror}"
+                raise OSError(problem.errno, text) from None
 
     def _make(self, path: bytes, *, directory: bool, links: int = 0) -> None:
         above = os.path.dirname(path)
@@ -55,24 +60,30 @@ class Stubs:
         else:
             flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
             os.close(os.open(name, flags, 0o644, dir_fd=parent))
+        if self._owner:
+            os.chown(name, self._owner, self._owner, dir_fd=parent, follow_symlinks=False)
         self._made.append((parent, name, before, _times(parent)))
 
-    def remove(self, mounted: Iterable[bytes]) -> None:
-        """Unmount and remove what was made and is still empty.
+    def remove(self) -> None:
+        """Remove what was made and is still empty, and what is mounted on it.
 
         To be called when all processes of the step are gone, in its mount namespace.
         """
-        if not self._made:
-            return
-        for path in mounted:
-            with _tolerating():
-                syscalls.umount(b"/" + path)
         for parent, name, before, after in reversed(self._made):
             now = _times(parent)
+            _unmount(name, parent)
             with _tolerating():
                 _remove_empty(name, parent)
-            os.utime(parent, ns=before if now == after else now)
+            os.utime(parent, ns=before if now[1] == after[1] else now)
             os.close(parent)
+
+
+def _unmount(name: bytes, parent: int) -> None:
+    """Take away all that is mounted on a name, wherever its parent is by now."""
+    os.fchdir(parent)
+    with contextlib.suppress(OSError):  # until nothing is; what is left shows at the removal
+        while True:
+            syscalls.umount(name, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
 
 
 @contextlib.contextmanager

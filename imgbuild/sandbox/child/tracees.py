@@ -32,7 +32,7 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        self._proc, self._number = _open_proc()
+        self._proc, self.number = _open_proc()
         self._buffer = ctypes.create_string_buffer(_PAGE)
         self._address = ctypes.addressof(self._buffer)
         self._by_file = False
@@ -107,7 +107,7 @@ class Processes:
     def open(self, pid: int, name: str, flags: int = _HANDLE) -> int:
         """Open something of a process, such as `root`; EBADF for a descriptor it does not have."""
         try:
-            return os.open(f"{self._number(pid)}/{name}", flags, dir_fd=self._proc)
+            return os.open(f"{self.number(pid)}/{name}", flags, dir_fd=self._proc)
         except FileNotFoundError:
             code = errno.EBADF if name.startswith("fd/") else errno.ESRCH
             raise OSError(code, os.strerror(code)) from None

@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +17,7 @@ from imgbuild.build.places import tree_places
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.remotes import Remotes
 from imgbuild.build.rootfs import Rootfs
+from imgbuild.build.secrets import Secrets
 from imgbuild.dockerfile.parse import parse
 from imgbuild.errors import UnreachableError
 from imgbuild.events import Event
@@ -24,7 +25,7 @@ from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform
 from imgbuild.oci.reference import Reference
-from imgbuild.options import ArchiveLimits, BuildOptions
+from imgbuild.options import ArchiveLimits, BuildOptions, RunOptions, Secret, SshAgent
 from imgbuild.plan.planner import PlanOptions, make_plan
 from imgbuild.store.store import Store
 
@@ -57,14 +58,22 @@ def build(
     platform: Platform | None = None,
     open_remotes: Callable[[], Remotes] = no_remotes,
     archive_limits: ArchiveLimits | None = None,
+    secrets: Sequence[Secret] = (),
+    ssh: Sequence[SshAgent] = (),
+    run: RunOptions | None = None,
     **options: Any,
 ) -> Built:
     named = dict(contexts or {})
     bases = Bases(Lookup(store, named, pull, events, SEARCH_PATH))
     target = platform or host_platform()
     text = io.BytesIO(dockerfile.encode())
+    run = run or RunOptions()
     given = BuildOptions(context, text, build_contexts=named)
-    with open_remotes() as remotes, Contexts(given, store.paths.staging, remotes) as found:
+    with (
+        open_remotes() as remotes,
+        Secrets(secrets, ssh) as lent,
+        Contexts(given, store.paths.staging, remotes, lent) as found,
+    ):
         plan = make_plan(
             parse(dockerfile),
             PlanOptions(
@@ -72,6 +81,7 @@ def build(
                 build_platform=host_platform(),
                 contexts=frozenset(named),
                 directory_contexts=frozenset(tree_places(named)),
+                allow=run.allow,
                 **options,
             ),
             bases.resolve,
@@ -97,6 +107,7 @@ def build(
             no_cache,
             fresh,
             dockerfile,
+            run=run,
         )
         if archive_limits is not None:
             inputs = replace(inputs, archive_limits=archive_limits)

@@ -8,7 +8,7 @@ import pytest
 
 from imgbuild.errors import Span
 from imgbuild.oci.platform import Platform
-from imgbuild.plan.cachekey import VERSION, base_key, chain, step_fields, step_kind
+from imgbuild.plan.cachekey import VERSION, base_key, chain, mount_fields, step_fields, step_kind
 from imgbuild.plan.model import (
     CacheKey,
     ContextSource,
@@ -16,6 +16,12 @@ from imgbuild.plan.model import (
     Document,
     ImageSource,
     MetaStep,
+    PlannedBind,
+    PlannedCache,
+    PlannedMount,
+    PlannedSecret,
+    PlannedSsh,
+    PlannedTmpfs,
     RunStep,
     ScratchBase,
     StageSource,
@@ -32,7 +38,12 @@ COPY = CopyStep(
     SPAN, "[1/1] COPY a b", "COPY a b", ContextSource(), ("a",), "/b", None, None, unpack=False
 )
 DOCUMENT = Document("EOF", "text")
-FULL_RUN = replace(RUN, script=DOCUMENT)
+BIND = PlannedBind(ContextSource(), "a", "/t")
+CACHE = PlannedCache("c", "/t")
+SECRET = PlannedSecret("s", "/t")
+SSH = PlannedSsh("a", "/t")
+MOUNTS = (BIND, CACHE, PlannedTmpfs("/t"), SECRET, SSH)
+FULL_RUN = replace(RUN, script=DOCUMENT, security="insecure", devices=("d",), mounts=MOUNTS)
 FULL_COPY = replace(
     COPY, documents=(DOCUMENT,), exclude=("x",), link=True, pivots=("a",), unpack_fetched=True
 )
@@ -123,6 +134,67 @@ def test_every_field_of_a_step_is_either_in_the_key_or_known_not_to_be() -> None
     assert {*step_fields(FULL_RUN), *outside} >= set(RunStep.__slots__)
     assert {*step_fields(FULL_COPY), *outside, "source"} >= set(CopyStep.__slots__)
     assert {*step_fields(MKDIR), *outside} >= set(WorkdirStep.__slots__)
+
+
+@pytest.mark.parametrize(
+    ("mount", "change"),
+    [
+        (BIND, {"target": "/u"}),
+        (BIND, {"readonly": False}),
+        (BIND, {"source": StageSource(0)}),
+        (CACHE, {"id": "d"}),
+        (CACHE, {"target": "/u"}),
+        (CACHE, {"sharing": "locked"}),
+        (CACHE, {"source": StageSource(0)}),
+        (CACHE, {"path": "p"}),
+        (CACHE, {"mode": 0o700}),
+        (CACHE, {"uid": 1}),
+        (CACHE, {"gid": 1}),
+        (CACHE, {"readonly": True}),
+        (MOUNTS[2], {"target": "/u"}),
+        (MOUNTS[2], {"size": 1}),
+        (MOUNTS[2], {"readonly": True}),
+        (SECRET, {"id": "t"}),
+        (SECRET, {"target": None}),
+        (SECRET, {"env": "E"}),
+        (SECRET, {"mode": 0}),
+        (SECRET, {"uid": 1}),
+        (SECRET, {"gid": 1}),
+        (SSH, {"id": "b"}),
+        (SSH, {"target": "/u"}),
+        (SSH, {"mode": 0}),
+        (SSH, {"uid": 1}),
+        (SSH, {"gid": 1}),
+    ],
+)
+def test_what_a_mount_brings_into_a_result_counts(
+    mount: PlannedMount, change: dict[str, Any]
+) -> None:
+    other: PlannedMount = replace(mount, **change)
+    assert key(replace(RUN, mounts=(other,))) != key(replace(RUN, mounts=(mount,)))
+
+
+def test_every_field_of_a_mount_is_either_in_the_key_or_known_not_to_be() -> None:
+    known = {"source": "from", "readonly": "ro"}
+    outside = {PlannedBind: {"path"}, PlannedSecret: {"required"}, PlannedSsh: {"required"}}
+    for mount in MOUNTS:
+        fields = {known.get(name, name) for name in type(mount).__slots__}
+        assert set(mount_fields(mount)) >= fields - outside.get(type(mount), set())
+
+
+def test_mounts_of_several_kinds_and_orders_have_keys_of_their_own() -> None:
+    chosen = [(), *((mount,) for mount in MOUNTS), MOUNTS[:2], MOUNTS[1::-1], (BIND, BIND)]
+    assert len({key(replace(RUN, mounts=mounts)) for mounts in chosen}) == len(chosen)
+
+
+def test_where_a_bind_comes_from_shows_in_its_digest_alone() -> None:
+    one = replace(RUN, mounts=(BIND,))
+    assert key(replace(one, mounts=(replace(BIND, path="b"),))) == key(one)
+    assert key(replace(one, mounts=(replace(BIND, source=ContextSource("n")),))) == key(one)
+
+
+def test_keys_of_plain_commands_stay_what_they_were() -> None:
+    assert set(step_fields(RUN)) == {"argv", "env", "cwd", "user", "network"}
 
 
 def test_parent_kind_inputs_and_version_count() -> None:

@@ -137,7 +137,7 @@ SPEAKS = [
         "Usage of undefined variable '$foo'",
     ),
     (
-        "FROM scratch\nRUN --mount=type=cache,target=/$foo x\n",
+        "FROM scratch\nRUN --mount=type=cache,target=/c$foo x\n",
         "UndefinedVar",
         2,
         "Usage of undefined variable '$foo'",

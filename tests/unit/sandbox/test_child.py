@@ -89,7 +89,10 @@ def test_stubs_do_not_chase_links_for_ever(tmp_path: Path, link: bytes) -> None:
     os.close(root)
 
 
-def test_stubs_of_dangling_links_are_made_inside(tmp_path: Path) -> None:
+def test_stubs_of_dangling_links_are_made_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # and back: the folder changes
     root_path = tmp_path / "root"
     (root_path / "etc").mkdir(parents=True)
     (root_path / "etc/resolv.conf").symlink_to("../run/systemd/resolve/stub.conf")
@@ -99,18 +102,19 @@ def test_stubs_of_dangling_links_are_made_inside(tmp_path: Path) -> None:
     made.ensure([(b"etc/resolv.conf", False), (b"etc/hosts", False), (b"proc", True)])
     assert (root_path / "run/systemd/resolve/stub.conf").is_file()
     assert not (tmp_path / "outside").exists()
-    made.remove([])
+    made.remove()
     assert sorted(os.listdir(root_path)) == ["etc"]
     os.close(root)
 
 
-def test_stubs_that_were_used_stay(tmp_path: Path) -> None:
+def test_stubs_that_were_used_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     root = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
     made = stubs.Stubs(root)
     made.ensure([(b"a/file", False), (b"b/folder", True), (b"c", True)])
     (tmp_path / "a/file").write_text("used")
     (tmp_path / "b/folder/x").touch()
-    made.remove([])
+    made.remove()
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
     os.close(root)
 
