@@ -121,7 +121,7 @@ class Processes:
         return self.open(pid, f"fd/{number}")
 
     def umask(self, pid: int) -> int:
-        return int(_field(self._proc, f"{self._number(pid)}/status", b"Umask:")[0], 8)
+        return int(_field(self._proc, f"{self.number(pid)}/status", b"Umask:")[0], 8)
 
     def look_up(self, pid: int, at: int, path: bytes, *, follow: bool, flags: int = 0) -> int:
         """Give a handle of what a path names for a process, never of anything outside its root."""
