@@ -15,7 +15,7 @@ from imgbuild.layer.index import decode_entry
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.session import Running, Session
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
-from imgbuild.snapshot.request import Request, widen
+from imgbuild.snapshot.request import receive
 
 _CHUNK = 1 << 20
 
@@ -101,29 +101,15 @@ class Workspace:
         those of the layer, which `keep` needs. Raises `ImageError` for what a layer cannot hold;
         part of the tar may have been written by then.
         """
-        reader, writer = os.pipe()
-        with open(reader, "rb", buffering=0) as tar, self._nameless() as lines:
-            widen(reader)
-            request = Request(
-                self._session,
-                "changes",
-                {
-                    "upper": str(self._upper),
-                    "lowers": list(self._lowers),
-                    "ownership": self._ownership,
-                    "clamp": clamp,
-                    "settle": settle,
-                },
-                (writer, lines.fileno()),
-                own=(writer,),
-            )
-            try:
-                while data := tar.read(_CHUNK):
-                    write(data)
-            finally:
-                tar.close()  # whoever still writes has to stop
-                request.join()
-            request.result()
+        params = {
+            "upper": str(self._upper),
+            "lowers": list(self._lowers),
+            "ownership": self._ownership,
+            "clamp": clamp,
+            "settle": settle,
+        }
+        with self._nameless() as lines:
+            receive(self._session, "changes", params, write, (lines.fileno(),))
             lines.seek(0)
             for line in lines:
                 index(decode_entry(line))

@@ -157,7 +157,8 @@ class _Workbench:
                     "user",
                     f"{name} {mount[name]} of a secret cannot be used: it is not mapped here",
                 )
-        memory = make_filesystem(b"tmpfs", _SAFE | NOEXEC, mode=b"0700", nr_inodes=b"2")
+        # Unlike a tmpfs, a ramfs is never written to swap.
+        memory = make_filesystem(b"ramfs", _SAFE | NOEXEC, mode=b"0700")
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         with open(os.open(b"secret", flags, 0o600, dir_fd=memory), "wb") as file:
             file.write(base64.b64decode(mount["value"]))
