@@ -39,8 +39,10 @@ if TYPE_CHECKING:
         BuildOptions,
         Output,
         RegistryOptions,
+        RunOptions,
         Secret,
         SshAgent,
+        Volume,
     )
     from imgbuild.plan.calls import CheckResult, Outline, Target, Targets
     from imgbuild.plan.model import BuildPlan
@@ -84,7 +86,10 @@ _PUBLIC = {
     "CheckWarning": "imgbuild.events",
     **dict.fromkeys(("CheckResult", "Outline", "Target", "Targets"), "imgbuild.plan.calls"),
     **dict.fromkeys(
-        ("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions", "Secret", "SshAgent"),
+        (
+            *("ArchiveLimits", "BuildOptions", "Output", "RegistryOptions", "RunOptions", "Secret"),
+            *("SshAgent", "Volume"),
+        ),
         "imgbuild.options",
     ),
 }
@@ -108,6 +113,7 @@ __all__ = [
     "Outline",
     "Output",
     "RegistryOptions",
+    "RunOptions",
     "Secret",
     "Span",
     "SshAgent",
@@ -115,6 +121,7 @@ __all__ = [
     "StepResult",
     "Target",
     "Targets",
+    "Volume",
     "build",
     "cache_mounts",
     "check",

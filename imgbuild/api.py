@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,7 +17,7 @@ from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
 from imgbuild.oci.platform import Platform, parse_platform
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
-from imgbuild.options import STANDARD_PATH, BuildOptions, RegistryOptions
+from imgbuild.options import STANDARD_PATH, BuildOptions, NetworkMode, RegistryOptions, RunOptions
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def build(
     context: Context = ".",
     *,
     events: EventSink | None = None,
+    streams: tuple[int, int, int] | None = None,
     **fields: Any,
 ) -> BuildResult:
     """Build an image and keep it in the store.
@@ -49,6 +51,8 @@ def build(
     `ImgbuildError`: `DockerfileError`, `ContextError`, `StepFailedError`, and those of bases,
     registries, the store and the sandbox. Nothing is named before the image is complete; it keeps
     its names when an output or a push fails after that, so that `push` can be tried again.
+    `streams` are the descriptors of a terminal, which `RunOptions.on_fail` "shell" opens a shell
+    on; without them no shell is opened.
     """
     from imgbuild.build import deliver
     from imgbuild.build.engine import build_image
@@ -63,7 +67,7 @@ def build(
         _contexts(options, opened, sink) as contexts,
     ):
         plan, inputs = _prepare(options, opened, contexts, sink)
-        built = build_image(plan, inputs)
+        built = build_image(plan, replace(inputs, streams=streams))
         manifest, _ = read_manifest(opened, built.descriptor)
         for name in options.tags:
             opened.names.tag(name, built.descriptor)
@@ -197,19 +201,35 @@ def run(
     streams: tuple[int, int, int] = (0, 1, 2),
     tty: bool = False,
     search_path: str | None = None,
+    options: RunOptions | None = None,
+    entrypoint: Sequence[str] | None = None,
+    user: str | None = None,
+    workdir: str | None = None,
+    env: Mapping[str, str] | None = None,
+    hostname: str | None = None,
+    network: NetworkMode = "default",
+    readonly: bool = False,
+    events: EventSink = ignore,
 ) -> int:
     """Run an image of the store in a throw-away root and return the exit status of its command.
 
     `command` takes the place of the image's CMD. `streams` are the descriptors of standard
     input, output and error; with `tty` the command gets a terminal of its own where they are one.
-    Raises `NameNotFoundError` and `SandboxError`.
+    `entrypoint`, `user` and `workdir` take the place of the image's, `env` is added to its own;
+    with `readonly`, nothing but volumes can be written to. `events` gets notices. Raises
+    `NameNotFoundError`, `UsageError`, `SandboxError`, and `StepFailedError` after a timeout.
     """
-    from imgbuild.build.runimage import run_image
+    from imgbuild.build.runimage import Changed, run_image
+    from imgbuild.build.runrequest import settled_network, settled_run
 
+    mode, settled = settled_network(network), settled_run(options or RunOptions())
+    changed = Changed(command, entrypoint, user, workdir, env or {}, hostname, readonly, mode)
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
-        rootfs = _rootfs(opened, search_path)
-        return run_image(opened, rootfs, full or name, descriptor, command, streams, tty=tty)
+        rootfs = _rootfs(opened, search_path, settled.isolation)
+        return run_image(
+            opened, rootfs, full or name, descriptor, changed, settled, streams, events, tty=tty
+        )
 
 
 def pull(
@@ -298,7 +318,8 @@ def cache_mounts(
     with _opened(store) as opened, opened.build_lock():
         rootfs = _rootfs(opened, search_path)
         with rootfs.open() as roots:
-            yield CacheMounts(opened.paths.cache_mounts / rootfs.idmap.key, lambda: roots)
+            key = roots.session.tier.idmap.key
+            yield CacheMounts(opened.paths.cache_mounts / key, lambda: roots)
 
 
 def reset(*, store: PathLike | None = None) -> None:
@@ -315,13 +336,18 @@ def reset(*, store: PathLike | None = None) -> None:
         opened.reset(remove_trees)
 
 
-def doctor(*, store: PathLike | None = None, search_path: str | None = None) -> "Report":
-    """Try what this host allows and return what was found."""
+def doctor(
+    *,
+    store: PathLike | None = None,
+    search_path: str | None = None,
+    isolation: str = "auto",
+) -> "Report":
+    """Try every way to run commands that this host may allow, or `isolation` alone."""
     from imgbuild.sandbox.probe import probe
 
     place = store_path(store)
     with _opened(place):
-        return probe(place, search_path or STANDARD_PATH)
+        return probe(place, search_path or STANDARD_PATH, isolation)
 
 
 def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:
@@ -413,10 +439,10 @@ def _build_proxies(options: BuildOptions, events: EventSink) -> Mapping[str, str
     )
 
 
-def _rootfs(store: Store, search_path: str | None) -> "Rootfs":
+def _rootfs(store: Store, search_path: str | None, isolation: str = "auto") -> "Rootfs":
     from imgbuild.build.rootfs import Rootfs
 
-    return Rootfs(store, search_path or STANDARD_PATH)
+    return Rootfs(store, search_path or STANDARD_PATH, isolation)
 
 
 def _fetch(

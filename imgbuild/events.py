@@ -43,6 +43,17 @@ class StepFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class ShellOpened:
+    """The step failed, and until it is finished its user has a shell in what it left.
+
+    `message` says what failed and how to leave the shell.
+    """
+
+    number: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class TransferProgress:
     """`done` of `total` bytes of `what` were moved; `done == total` ends it."""
 
@@ -53,9 +64,10 @@ class TransferProgress:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know that is not an error."""
+    """Something the user should know that is not an error; a `detail` is for logs alone."""
 
     message: str
+    detail: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,7 @@ Event = (
     | StepStarted
     | StepOutput
     | StepFinished
+    | ShellOpened
     | TransferProgress
     | Notice
     | CheckWarning

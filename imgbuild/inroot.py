@@ -19,8 +19,9 @@ _MOST_LINKS = 40  # as Linux allows in one look-up
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPENAT2 = 437  # the same number on every architecture
 _IN_ROOT = 0x10 | 0x02  # RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+_STRAIGHT = 0x08 | 0x04 | 0x02  # RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
 
-_kernel_open: Callable[[int, bytes, int, int], int] | None = None
+_kernel_open: Callable[..., int] | None = None
 
 
 def open_in_root(root_fd: int, path: bytes, flags: int, mode: int = 0) -> int:
@@ -61,6 +62,21 @@ def open_parent(
     else:
         fd = _walk(root_fd, parent, os.O_PATH | os.O_DIRECTORY, follow=False)
     return _readable(fd), last
+
+
+def open_straight(at: int, path: bytes, flags: int) -> int:
+    """Open a path below a directory that leads over no symlink and never up.
+
+    Any other path is an error: EXDEV for "..", ELOOP or ENOTDIR for a symlink; O_NOFOLLOW opens
+    one at the end.
+    """
+    if b"\0" in path:
+        raise ValueError("embedded null byte in a path")
+    if _kernel_open is not None:
+        return _kernel_open(at, path or b".", flags | os.O_CLOEXEC, 0, _STRAIGHT)
+    if b".." in path.split(b"/") or path.startswith(b"/"):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+    return _walk(at, path, flags, follow=False)
 
 
 def lstat_in_root(root_fd: int, path: bytes) -> os.stat_result:
@@ -115,7 +131,7 @@ def use_openat2() -> bool:
     return True
 
 
-def _openat2_opener() -> Callable[[int, bytes, int, int], int]:
+def _openat2_opener() -> Callable[..., int]:
     import ctypes
 
     syscall = ctypes.CDLL(None, use_errno=True).syscall
@@ -123,9 +139,9 @@ def _openat2_opener() -> Callable[[int, bytes, int, int], int]:
     number = ctypes.c_long(_OPENAT2)
     makes = os.O_CREAT | os.O_TMPFILE & ~os.O_DIRECTORY
 
-    def opener(root_fd: int, path: bytes, flags: int, mode: int) -> int:
+    def opener(root_fd: int, path: bytes, flags: int, mode: int, resolve: int = _IN_ROOT) -> int:
         # openat2 refuses a mode where nothing is made.
-        how = struct.pack("QQQ", flags, mode if flags & makes else 0, _IN_ROOT)
+        how = struct.pack("QQQ", flags, mode if flags & makes else 0, resolve)
         for _ in range(100):
             fd = syscall(number, ctypes.c_long(root_fd), path, how, ctypes.c_long(len(how)))
             if fd >= 0:

@@ -13,6 +13,7 @@ _MAY_LACK = (
     "vectors",
     "schemas",
     "needs root",
+    "needs --all-environments",
     "as root",
     "not root",
     "root may",
@@ -26,6 +27,11 @@ _MAY_LACK = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regold", action="store_true", help="write expected outputs anew")
+    parser.addoption(
+        "--all-environments",
+        action="store_true",
+        help="install Python in every environment of tests/system/environments.py",
+    )
 
 
 @pytest.fixture(scope="session")

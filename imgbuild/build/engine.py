@@ -11,7 +11,7 @@ from imgbuild.build.finish import history_entry, timestamp, write_image
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.rootfs import Rootfs
 from imgbuild.errors import ImgbuildError
-from imgbuild.events import BuildStarted, EventSink, StepFinished, StepStarted, Verdict
+from imgbuild.events import BuildStarted, EventSink, Notice, StepFinished, StepStarted, Verdict
 from imgbuild.oci.config import HistoryEntry, ImageConfig
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.options import ArchiveLimits, RunOptions
@@ -38,6 +38,7 @@ from imgbuild.store.store import Store
 if TYPE_CHECKING:
     from imgbuild.build.accounts import Accounts
     from imgbuild.build.cachemounts import CacheMounts
+    from imgbuild.build.commands import Commands
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from imgbuild.build.remotes import Remotes
     from imgbuild.build.runmounts import Brought
     from imgbuild.build.secrets import Secrets
+    from imgbuild.sandbox.tiers import Tier
     from imgbuild.snapshot.roots import Roots
     from imgbuild.snapshot.workspace import Workspace
 
@@ -57,7 +59,8 @@ class BuildInputs:
 
     `open_context` opens the main context (empty name) or one that --build-context named; the
     engine closes it. `remotes` fetches for ADD. `run` and `secrets` are for RUN. `clamp` is the latest time of what is made, in seconds. `fresh` tells for a
-    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors.
+    base's name whether it had to be fetched. `source` is the text of the Dockerfile, for errors. `streams`
+    are the user's standard streams, for a shell in a step that failed.
     """
 
     store: Store
@@ -72,6 +75,7 @@ class BuildInputs:
     source: str | None = None
     archive_limits: ArchiveLimits = field(default_factory=ArchiveLimits)
     run: RunOptions = field(default_factory=RunOptions)
+    streams: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,9 @@ class _Engine:
         self._outcomes: list[StepOutcome] = []
         self._contexts: dict[str, Tree] = {}
         self._opened: Roots | None = None
+        self._commands: Commands | None = None
         self._caches: CacheMounts | None = None
+        self._announced = False
 
     def build(self) -> Built:
         plan = self._plan
@@ -206,17 +212,7 @@ class _Engine:
     def _make_or_find(self, step: LayerStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
         match step:
             case RunStep():
-                with ExitStack() as stack:
-                    sources = (
-                        stack.enter_context(self._mount_sources(step)) if step.mounts else None
-                    )
-                    inputs = {"ids": "single"} if self._inputs.rootfs.single_id else {}
-                    if sources is not None:
-                        inputs |= sources.digests()
-                    document = self._key(step, progress, inputs)
-                    return self._cached(progress) or self._make(
-                        progress, document, lambda: self._run(step, progress, sources)
-                    )
+                return self._ran(step, progress)
             case WorkdirStep():
                 document = self._key(step, progress, {})
                 return self._cached(progress) or self._make(
@@ -275,13 +271,54 @@ class _Engine:
 
         return MountSources(step, self._copy_work, self._source_layers)
 
+    def _ran(self, step: RunStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
+        with ExitStack() as stack:
+            sources = stack.enter_context(self._mount_sources(step)) if step.mounts else None
+            inputs = dict(sources.digests()) if sources is not None else {}
+            if names := [name for name, _ in self._inputs.run.add_hosts]:
+                inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
+            rootfs, parent = self._inputs.rootfs, progress.key
+            expected = rootfs.single_id
+            document = self._key(step, progress, inputs | _ids(single=expected))
+            found = self._cached(progress)
+            if found is None and self._single_id() != expected:
+                # The host allows other ids than it looked like: what is made is something else.
+                progress.key = parent
+                document = self._key(step, progress, inputs | _ids(single=not expected))
+                found = self._cached(progress)
+            return found or self._make(
+                progress, document, lambda: self._run(step, progress, sources)
+            )
+
+    def _single_id(self) -> bool:
+        """Tell what commands really get, now that one has to run."""
+        roots = self._roots()
+        roots.start_early()  # while the modules of a RUN are loaded
+        import imgbuild.build.runstep  # noqa: F401
+
+        self._announce(roots.session.tier)
+        return roots.session.tier.single_id
+
+    def _announce(self, tier: "Tier") -> None:
+        """Say once how commands run; why not better is said as well."""
+        if self._announced:
+            return
+        self._announced = True
+        lacks, better = tier.lacks(), "; ".join(tier.reasons)
+        text = f"RUN steps run in {tier.describe()}"
+        text += f"; {lacks}" if lacks else ""
+        text += f". Not possible here: {better}" if better else ""
+        self._inputs.events(Notice(text, detail=tier.is_best))
+
     def _run(self, step: RunStep, progress: _Progress, sources: "MountSources | None") -> Layer:
         roots = self._roots()
-        roots.start_early()  # while the modules below are loaded
         from imgbuild.build.accounts import Accounts
         from imgbuild.build.runsetup import RunContext
         from imgbuild.build.runstep import run_layer
 
+        commands = self._shared_commands(roots)
+        if step.network == "default":
+            commands.networks.begin()
         accounts = progress.accounts or Accounts()
         platform = progress.stage.config.platform
         context = RunContext(
@@ -293,8 +330,10 @@ class _Engine:
             accounts,
             self._inputs.run,
             self._inputs.secrets,
+            commands,
             "" if platform.matches(host_platform()) else str(platform),
             None if sources is None else partial(self._mount, step, sources),
+            self._inputs.streams,
         )
         with roots.workspace(progress.layers) as workspace:
             layer = run_layer(step, workspace, context)
@@ -310,7 +349,7 @@ class _Engine:
 
         inputs = self._inputs
         if self._caches is None:
-            folder = self._store.paths.cache_mounts / inputs.rootfs.idmap.key
+            folder = self._store.paths.cache_mounts / self._roots().session.tier.idmap.key
             self._caches = CacheMounts(
                 folder, self._roots, fresh=inputs.no_cache, events=inputs.events
             )
@@ -319,8 +358,23 @@ class _Engine:
 
     def _roots(self) -> "Roots":
         if self._opened is None:
-            self._opened = self._stack.enter_context(self._inputs.rootfs.open())
+            opened = self._inputs.rootfs.open(lambda: self._shared_commands(opened).files())
+            self._opened = self._stack.enter_context(opened)
         return self._opened
+
+    def _shared_commands(self, roots: "Roots") -> "Commands":
+        if self._commands is None:
+            from imgbuild.build.commands import Commands
+
+            inputs = self._inputs
+            self._commands = Commands(
+                inputs.run,
+                inputs.rootfs.search_path,
+                lambda: roots.session,
+                inputs.events,
+            )
+            self._stack.callback(self._commands.close)
+        return self._commands
 
     # --- COPY, ADD, WORKDIR
 
@@ -400,3 +454,8 @@ class _Engine:
             self._contexts[name] = self._inputs.open_context(name)
             self._stack.callback(self._contexts[name].close)
         return self._contexts[name]
+
+
+def _ids(*, single: bool) -> dict[str, str]:
+    """Give what the ids of a host add to the key of a RUN."""
+    return {"ids": "recorded"} if single else {}

@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from imgbuild.build.homes import registry_options, store_path
 from imgbuild.build.places import URL
+from imgbuild.build.runrequest import settled_network, settled_run
 from imgbuild.errors import UsageError
 from imgbuild.oci.reference import Reference, is_digest, parse_reference
-from imgbuild.options import STDOUT, BuildOptions, NetworkMode, Output, Secret, SshAgent
+from imgbuild.options import STDOUT, BuildOptions, Output, Secret, SshAgent
 
 
 def asked(context: Any, fields: Mapping[str, Any]) -> BuildOptions:
@@ -45,10 +46,7 @@ def _check_names(fields: Mapping[str, Any]) -> None:
 
 def settled(options: BuildOptions) -> BuildOptions:
     """Let callers write text for paths and lists for tuples; raise `UsageError` for what is wrong."""
-    if options.network not in get_args(NetworkMode):
-        raise UsageError(
-            f"unknown network: {options.network}", hint=f"give {_either(get_args(NetworkMode))}"
-        )
+    settled_network(options.network)
     _check_numbers(options)
     tags: Any = options.tags
     # A lone text is a sequence too, of letters.
@@ -69,6 +67,7 @@ def settled(options: BuildOptions) -> BuildOptions:
         metadata_file=_path(options.metadata_file),
         secrets=tuple(map(_secret, options.secrets)),
         ssh=_agents(options.ssh),
+        run=settled_run(options.run),
     )
 
 
@@ -211,7 +210,3 @@ def _texts(option: str, pairs: Mapping[str, Any]) -> dict[str, str]:
         if not isinstance(value, str):
             raise UsageError(f"{option}[{name!r}] is no text: {value!r}", hint="give a str")
     return dict(pairs)
-
-
-def _either(words: tuple[str, ...]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"

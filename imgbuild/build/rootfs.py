@@ -1,49 +1,70 @@
-"""Where builds and `imgbuild run` get materialised roots: id mapping, worker and layers of one store."""
+"""Where builds and `imgbuild run` get materialised roots: the tier, worker and layers of one store."""
 
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuild.build.stack import LayerStack
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
-    from imgbuild.sandbox.idmap import IdMap
+    from imgbuild.sandbox.session import Session
+    from imgbuild.sandbox.tiers import Candidate, Tier
     from imgbuild.snapshot.roots import Roots
 
 
 class Rootfs:
-    """Makes what a RUN needs when it is needed; `search_path` is where newuidmap is looked for."""
+    """Makes what a RUN needs when it is needed.
 
-    def __init__(self, store: Store, search_path: str) -> None:
+    `search_path` is where newuidmap is looked for; `isolation` is a tier, or "auto" for the best.
+    """
+
+    def __init__(self, store: Store, search_path: str, isolation: str = "auto") -> None:
         self._store = store
-        self._search_path = search_path
+        self.search_path = search_path
+        self._isolation = isolation
+        self._tier: Tier | None = None
         self.stack = LayerStack(store)
 
     @cached_property
-    def idmap(self) -> "IdMap":
-        """The ids this user can have; nothing is started to find out."""
-        from imgbuild.sandbox.idmap import choose_idmap
+    def _candidates(self) -> "tuple[Candidate, ...]":
+        from imgbuild.sandbox.choice import candidates
 
-        return choose_idmap(self._search_path)
+        return candidates(self.search_path, self._isolation)
 
     @property
     def single_id(self) -> bool:
-        return self.idmap.kind == "single"
+        """Whether commands have one user id alone: what is expected until a session has started."""
+        if self._tier is not None:
+            return self._tier.single_id
+        from imgbuild.sandbox.choice import expected
 
-    def open(self) -> "Roots":
-        """Return the roots of one build; close them when it ends."""
-        from imgbuild.sandbox.launch import launch
-        from imgbuild.snapshot.roots import WORKER, Roots
+        return expected(self._candidates).idmap.kind == "single"
 
-        store = self._store
-        writable = [store.paths.trees, store.paths.cache_mounts]
+    def open(self, files: Callable[[], Mapping[str, str]] = dict) -> "Roots":
+        """Return the roots of one build; close them when it ends. `files` is as `Roots` has it."""
+        from imgbuild.snapshot.roots import Roots
+
+        paths = self._store.paths
+        writable = [paths.trees, paths.cache_mounts]
         for folder in writable:
             folder.mkdir(0o700, exist_ok=True)
+        start = partial(self._start, writable)
         return Roots(
-            self.idmap,
-            store.paths.trees,
-            store.scratch_dir,
+            paths.trees,
+            self._store.scratch_dir,
             self.stack.open_verified,
-            lambda: launch(self.idmap, WORKER, writable),
-            abandoned=store.abandoned_scratch,
+            start,
+            abandoned=self._store.abandoned_scratch,
+            view=self.stack.view,
+            files=files,
         )
+
+    def _start(self, writable: list[Path], steps: Path | None) -> "Session":
+        from imgbuild.sandbox.choice import start
+        from imgbuild.snapshot.roots import WORKER
+
+        session = start(self._candidates, WORKER, writable, steps)
+        self._tier = session.tier
+        return session

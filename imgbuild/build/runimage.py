@@ -1,21 +1,47 @@
 """`imgbuild run`: an image's command in the sandbox, on an upper directory that is thrown away."""
 
 import os
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 
-from imgbuild.build import users
+from imgbuild.build import netfiles, users
 from imgbuild.build.accounts import Accounts
+from imgbuild.build.commands import Command, Commands
 from imgbuild.build.console import Console, Streams, is_possible
 from imgbuild.build.images import load_image
 from imgbuild.build.platforms import host_platform
+from imgbuild.build.remedies import out_of_memory
 from imgbuild.build.rootfs import Rootfs
-from imgbuild.errors import UsageError
+from imgbuild.errors import StepFailedError, UsageError
+from imgbuild.events import EventSink, Notice
+from imgbuild.oci.config import RunConfig
 from imgbuild.oci.descriptor import Descriptor
-from imgbuild.options import STANDARD_PATH
+from imgbuild.options import STANDARD_PATH, NetworkMode, RunOptions
 from imgbuild.sandbox.session import Running
 from imgbuild.sandbox.spec import SandboxSpec
+from imgbuild.snapshot.workspace import Workspace
 from imgbuild.store.store import Store
+
+_TIMED_OUT = 124  # as timeout(1) has it
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a caller wants otherwise than the image's config has it; None is as there.
+
+    `command` takes the place of CMD and follows ENTRYPOINT; an `entrypoint` drops CMD. `env` is
+    added. `readonly` lets the command write to nothing but volumes and /dev.
+    """
+
+    command: Sequence[str] = ()
+    entrypoint: Sequence[str] | None = None
+    user: str | None = None
+    workdir: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    hostname: str | None = None
+    readonly: bool = False
+    network: NetworkMode = "default"
 
 
 def run_image(
@@ -23,56 +49,109 @@ def run_image(
     rootfs: Rootfs,
     name: str,
     root: Descriptor,
-    command: Sequence[str],
+    changed: Changed,
+    options: RunOptions,
     streams: Streams,
+    events: EventSink,
     *,
     tty: bool = False,
 ) -> int:
-    """Run `command`, or the image's own, and return its exit status (128 + N for signal N).
+    """Run an image's command as `changed` and return its exit status (128 + N for signal N).
 
-    As with `docker run`, a command takes the place of CMD and follows ENTRYPOINT. `streams` are
-    the descriptors of standard input, output and error; with `tty` the command gets a terminal
-    of its own where they are one. Raises `SandboxError`, and `UsageError` when there is nothing
-    to run.
+    `streams` are the descriptors of standard input, output and error; with `tty` the command
+    gets a terminal of its own where they are one. Raises `SandboxError`, `UsageError` when there
+    is nothing to run, and `StepFailedError` when `options` have a timeout and it is over.
     """
     image = load_image(store.blobs, name, root, host_platform())
     run = image.config.run
-    argv = (*(run.entrypoint or ()), *(command or run.cmd or ()))
+    argv = _argv(name, run, changed)
+    hostname = changed.hostname or netfiles.HOSTNAME
+    with ExitStack() as stack:
+        roots = rootfs.open(lambda: commands.files(hostname))
+        stack.enter_context(roots)
+        commands = Commands(options, rootfs.search_path, lambda: roots.session, events)
+        stack.callback(commands.close)
+        if changed.network == "default":
+            commands.networks.begin()
+        workspace = stack.enter_context(roots.workspace(image.layers))
+        spec = _spec(run, changed, argv, hostname, workspace, terminal=os.isatty(streams[1]))
+        command = stack.enter_context(commands.ready(spec, changed.network))
+        status = _run(workspace, command, streams, options.timeout, tty=tty)
+        if status and command.ran_out_of_memory:
+            events(Notice(f"the command ran out of memory: {out_of_memory(options.memory)}"))
+        return status
+
+
+def _argv(name: str, run: RunConfig, changed: Changed) -> tuple[str, ...]:
+    if changed.entrypoint is not None:
+        argv = (*changed.entrypoint, *changed.command)
+    else:
+        argv = (*(run.entrypoint or ()), *(changed.command or run.cmd or ()))
     if not argv:
         raise UsageError(f"{name} has no command", hint=f"give one: imgbuild run {name} COMMAND")
     if not argv[0]:
         raise UsageError(
             f"the command of {name} is an empty text", hint=f"give one: imgbuild run {name} COMMAND"
         )
-    with rootfs.open() as roots, roots.workspace(image.layers) as workspace:
-        who = users.run_user(Accounts().reader(workspace), run.user)
-        env = {"PATH": STANDARD_PATH, "HOME": who.home, **dict(run.env)}
-        if os.isatty(streams[1]):
-            env.setdefault("TERM", "xterm")
-
-        def start(given: Streams) -> Running:
-            spec = SandboxSpec(
-                argv,
-                tuple(env.items()),
-                cwd=run.working_dir or "/",
-                uid=who.uid,
-                gid=who.gid,
-                groups=tuple(who.groups),
-                interactive=True,
-            )
-            return workspace.run(spec, stdin=given[0], stdout=given[1], stderr=given[2])
-
-        if not (tty and is_possible(streams)):
-            return _wait(start(streams))
-        with closing(Console(streams)) as console:
-            running = start(console.streams)
-            with console.joined():
-                return _wait(running)
+    return argv
 
 
-def _wait(running: Running) -> int:
+def _spec(
+    run: RunConfig,
+    changed: Changed,
+    argv: Sequence[str],
+    hostname: str,
+    workspace: Workspace,
+    *,
+    terminal: bool,
+) -> SandboxSpec:
+    user = run.user if changed.user is None else changed.user
+    who = users.run_user(Accounts().reader(workspace), user)
+    env = {"PATH": STANDARD_PATH, "HOME": who.home, **dict(run.env), **changed.env}
+    if terminal:
+        env.setdefault("TERM", "xterm")
+    return SandboxSpec(
+        tuple(argv),
+        tuple(env.items()),
+        cwd=changed.workdir or run.working_dir or "/",
+        uid=who.uid,
+        gid=who.gid,
+        groups=tuple(who.groups),
+        hostname=hostname,
+        interactive=True,
+        readonly=changed.readonly,
+    )
+
+
+def _run(
+    workspace: Workspace, command: Command, streams: Streams, timeout: float | None, *, tty: bool
+) -> int:
+    def start(given: Streams) -> Running:
+        stdin, stdout, stderr = given
+        return workspace.run(
+            command.spec, stdin=stdin, stdout=stdout, stderr=stderr, lent=command.lent
+        )
+
+    if not (tty and is_possible(streams)):
+        return _wait(start(streams), timeout)
+    with closing(Console(streams)) as console:
+        running = start(console.streams)
+        with console.joined():
+            return _wait(running, timeout)
+
+
+def _wait(running: Running, timeout: float | None) -> int:
     try:
-        return running.wait()
+        status = running.wait(timeout)
+        if status is not None:
+            return status
+        running.kill()
+        running.wait()
     except BaseException:
         running.kill()
         raise
+    raise StepFailedError(
+        f"the command timed out after {timeout:g} s",
+        status=_TIMED_OUT,
+        hint="give it more time with --timeout",
+    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from imgbuild.build import users
 from imgbuild.build.accounts import Accounts
+from imgbuild.build.commands import Commands
 from imgbuild.build.commit import LayerMaker
 from imgbuild.build.secrets import Secrets
 from imgbuild.dockerfile.quoting import quote
@@ -23,7 +24,7 @@ class RunContext(NamedTuple):
     """What a RUN needs beside its step.
 
     `number` is its number in events; `foreign` the platform of the image when it is not this
-    machine's, else empty.
+    machine's, else empty. `streams` are the user's, for a shell in a step that failed.
     """
 
     events: EventSink
@@ -34,8 +35,10 @@ class RunContext(NamedTuple):
     accounts: Accounts
     options: RunOptions
     secrets: Secrets
+    commands: Commands
     foreign: str = ""
     make_mounts: "Callable[[Workspace, ExitStack], Brought] | None" = None
+    streams: tuple[int, int, int] | None = None
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def prepared(step: RunStep, workspace: Workspace, context: RunContext) -> Iterat
             uid=who.uid,
             gid=who.gid,
             groups=tuple(who.groups),
-            network="none" if step.network == "none" else "host",
+            insecure=step.security == "insecure",
             mounts=tuple(mounts),
         )
 

@@ -1,8 +1,9 @@
 """RUN: a command in the sandbox, its output as events, its changes as a layer."""
 
 import os
-import selectors
+from typing import NamedTuple
 
+from imgbuild.build.output import Pipes, Stream, TimedOut, follow
 from imgbuild.build.remedies import remedy
 from imgbuild.build.runsetup import RunContext, prepared, shown
 from imgbuild.errors import StepFailedError
@@ -10,28 +11,33 @@ from imgbuild.events import StepOutput
 from imgbuild.layer.entry import Entry
 from imgbuild.oci.descriptor import Layer
 from imgbuild.plan.model import RunStep
-from imgbuild.sandbox.session import Running
 from imgbuild.snapshot.workspace import Workspace
 
-# How much of the last output an error keeps.
-_TAIL = 64 << 10
-_CHUNK = 64 << 10
+_TIMED_OUT = 124  # as timeout(1) has it
+
+
+class _Outcome(NamedTuple):
+    """How a command ended; `tail` is the last of its output."""
+
+    status: int
+    tail: bytes
+    out_of_memory: bool
 
 
 def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer:
     """Run the command of `step` and return the layer of its changes.
 
-    Raises `StepFailedError` when the command fails, `SandboxError` when it cannot be started.
+    Raises `StepFailedError` when the command fails or takes too long, `SandboxError` when it
+    cannot be started.
     """
-    status, tail = _run(step, workspace, context)
-    if status != 0:
-        raise StepFailedError(
-            f"process {shown(step)} did not complete successfully: exit code: {status}",
-            status=status,
-            output=tail,
-            hint=remedy(status, tail, single_id=context.single_id, foreign=context.foreign),
-            span=step.span,
-        )
+    try:
+        _succeed(step, workspace, context)
+    except StepFailedError as error:
+        if context.options.on_fail == "shell":
+            from imgbuild.build.aftermath import open_shell
+
+            open_shell(step, workspace, context, error)
+        raise
     with context.make_layer() as maker:
 
         def index(entry: Entry) -> None:
@@ -44,52 +50,53 @@ def run_layer(step: RunStep, workspace: Workspace, context: RunContext) -> Layer
     return layer
 
 
-def _run(step: RunStep, workspace: Workspace, context: RunContext) -> tuple[int, bytes]:
-    out, err = _Pipe(), _Pipe()
+def _succeed(step: RunStep, workspace: Workspace, context: RunContext) -> None:
+    ended = _run(step, workspace, context)
+    if ended.status != 0:
+        raise StepFailedError(
+            f"process {shown(step)} did not complete successfully: exit code: {ended.status}",
+            status=ended.status,
+            output=ended.tail,
+            hint=_hint(ended, context),
+            span=step.span,
+        )
+
+
+def _hint(ended: _Outcome, context: RunContext) -> str | None:
+    return remedy(
+        ended.status,
+        ended.tail,
+        single_id=context.single_id,
+        foreign=context.foreign,
+        memory=context.options.memory if ended.out_of_memory else None,
+    )
+
+
+def _run(step: RunStep, workspace: Workspace, context: RunContext) -> _Outcome:
+    def show(stream: Stream, data: bytes) -> None:
+        context.events(StepOutput(context.number, stream, data))
+
+    commands, timeout = context.commands, context.options.timeout
     stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with prepared(step, workspace, context) as spec:
-            running = workspace.run(spec, stdin=stdin, stdout=out.writer, stderr=err.writer)
-            out.close_writer()
-            err.close_writer()
-            return _follow(running, out, err, context)
+        with (
+            Pipes() as pipes,
+            prepared(step, workspace, context) as spec,
+            commands.ready(spec, step.network, step.devices) as command,
+        ):
+            streams = {"stdin": stdin, "stdout": pipes.out_writer, "stderr": pipes.err_writer}
+            running = workspace.run(command.spec, **streams, lent=command.lent)
+            pipes.close_writers()
+            secrets = context.secrets.lent.values()
+            status, tail = follow(running, pipes, show, secrets=secrets, timeout=timeout)
+            return _Outcome(status, tail, command.ran_out_of_memory)
+    except TimedOut as late:
+        raise StepFailedError(
+            f"process {shown(step)} timed out after {timeout:g} s",
+            status=_TIMED_OUT,
+            output=late.tail,
+            hint="give it more time with --timeout, or see above what it was waiting for",
+            span=step.span,
+        ) from None
     finally:
         os.close(stdin)
-        out.close()
-        err.close()
-
-
-class _Pipe:
-    def __init__(self) -> None:
-        self.reader, self.writer = os.pipe2(os.O_CLOEXEC)
-
-    def close_writer(self) -> None:
-        if self.writer >= 0:
-            os.close(self.writer)
-            self.writer = -1
-
-    def close(self) -> None:
-        self.close_writer()
-        os.close(self.reader)
-
-
-def _follow(running: Running, out: _Pipe, err: _Pipe, context: RunContext) -> tuple[int, bytes]:
-    """Pass output on until both streams end; return the status and the last of the output."""
-    tail = bytearray()
-    try:
-        with selectors.DefaultSelector() as selector:
-            selector.register(out.reader, selectors.EVENT_READ, "stdout")
-            selector.register(err.reader, selectors.EVENT_READ, "stderr")
-            while selector.get_map():
-                for key, _ in selector.select():
-                    data = os.read(key.fd, _CHUNK)
-                    if not data:
-                        selector.unregister(key.fd)
-                        continue
-                    context.events(StepOutput(context.number, key.data, data))
-                    tail += data
-                    del tail[:-_TAIL]
-        return running.wait(), bytes(tail)
-    except BaseException:
-        running.kill()
-        raise

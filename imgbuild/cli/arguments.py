@@ -8,6 +8,7 @@ import click
 
 from imgbuild.cli import environment
 from imgbuild.cli.lending import agent, secret
+from imgbuild.cli.running import run_fields, run_options, size
 from imgbuild.errors import UsageError
 from imgbuild.options import ArchiveLimits, Output
 
@@ -41,7 +42,7 @@ def plan_options(function: F) -> F:
     """Add the flags that decide what is built; `build`, `plan` and `check` share them."""
     for flag in reversed([*_source_flags(), *_target_flags(), *_loan_flags(), *_limit_flags()]):
         function = flag(function)
-    return function
+    return run_options(function)
 
 
 def _source_flags() -> list[Callable[[F], F]]:
@@ -164,16 +165,6 @@ def pairs(texts: tuple[str, ...], flag: str, form: str = "NAME=VALUE") -> dict[s
     return found
 
 
-def size(text: str, flag: str) -> int:
-    """Read a size as docker writes it, in bytes."""
-    from imgbuild.dockerfile.sizes import parse_size
-
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"invalid {flag}: {error}", hint="write it as 500m or 2g") from None
-
-
 def build_fields(
     *,
     context: str,
@@ -193,6 +184,7 @@ def build_fields(
     """Turn the flags of `plan_options` into fields of `BuildOptions`."""
     given = dict(filter(None, map(environment.build_arg, build_args)))
     epoch = _epoch(timestamp, given)
+    run = run_fields(rest)
     if download_limit is not None:
         rest["download_limit"] = size(download_limit, "--download-limit")
     return {
@@ -210,6 +202,7 @@ def build_fields(
         "source_date_epoch": epoch,
         "registry": environment.registry_options(),
         "search_path": environment.search_path(),
+        "run": run,
         **rest,
     }
 

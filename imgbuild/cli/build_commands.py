@@ -95,7 +95,7 @@ def build_command(
     mode: ProgressMode = "quiet" if quiet else progress
     try:
         with shown(mode) as sink:
-            result = api.build(options, events=sink)
+            result = api.build(options, events=sink, streams=(0, 1, 2))
     except StepFailedError as error:
         if mode != "quiet":
             error.output = b""  # it was shown while the step ran

@@ -16,13 +16,11 @@ def doctor_command(store: Path) -> None:
 
     report = api.doctor(store=store, search_path=environment.search_path())
     click.echo(f"store     {store}")
-    # What fails although RUN works limits it, and no more than that.
-    failed = "FAILED" if report.tier is None else "limited"
     for check in report.checks:
-        click.echo(f"{'ok' if check.ok else failed:9} {check.name}: {check.detail}")
+        click.echo(f"{'ok' if check.ok else 'no':9} {check.name}: {check.detail}")
         if check.remedy and not check.ok:
             click.echo(f"          remedy: {check.remedy}")
     if report.tier is None:
         click.echo("RUN       not possible on this host; builds without RUN work")
         raise click.exceptions.Exit(5)
-    click.echo(f"RUN       works, in namespaces of its own (tier {report.tier})")
+    click.echo(f"RUN       works, {report.tier.describe()}")

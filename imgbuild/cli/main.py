@@ -88,9 +88,9 @@ def command_line() -> None:
     """Build OCI images from Dockerfiles without a daemon and without root."""
 
 
-def _terminated(_number: int, _frame: FrameType | None) -> None:
-    """Unwind on SIGTERM as on Ctrl-C, so that nothing half made is left."""
-    raise SystemExit(128 + signal.SIGTERM)
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    """Unwind on SIGTERM and SIGHUP as on Ctrl-C, so that nothing half made is left."""
+    raise SystemExit(128 + number)
 
 
 def _refuse(error: click.ClickException) -> int:
@@ -112,6 +112,8 @@ def _refuse(error: click.ClickException) -> int:
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else it is ignored, as by nohup
+        signal.signal(signal.SIGHUP, _terminated)
     # Importing makes many objects and hardly any cycles: looking for these costs a tenth of a
     # cached build. Memory stays flat, reference counts free what a build lets go.
     gc.set_threshold(100_000)

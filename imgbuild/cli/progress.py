@@ -16,6 +16,7 @@ from imgbuild.events import (
     Event,
     EventSink,
     Notice,
+    ShellOpened,
     StepFinished,
     StepOutput,
     StepStarted,
@@ -48,10 +49,13 @@ class PlainProgress:
                 self._output(event.number, splitter.feed(event.data))
             case StepFinished():
                 self._finish(event)
+            case ShellOpened():
+                self._flush(event.number)
+                self._print(event.message)
             case TransferProgress():
                 self._transfer(event)
             case Notice():
-                self._print(f"notice: {event.message}")
+                self._print(event.message if event.detail else f"notice: {event.message}")
             case CheckWarning():
                 self._warnings.append(event)
             case BuildFinished():
@@ -71,10 +75,13 @@ class PlainProgress:
         for line in lines:
             self._print(f"#{number} {seconds:.3f} {line}")
 
-    def _finish(self, event: StepFinished) -> None:
+    def _flush(self, number: int) -> None:
         for stream in ("stdout", "stderr"):
-            if splitter := self._lines.pop((event.number, stream), None):
-                self._output(event.number, splitter.feed(b"", final=True))
+            if splitter := self._lines.pop((number, stream), None):
+                self._output(number, splitter.feed(b"", final=True))
+
+    def _finish(self, event: StepFinished) -> None:
+        self._flush(event.number)
         if event.number not in self._started:
             self._print(f"#{event.number} {event.name}")
         words = {"cached": "CACHED", "done": "DONE", "failed": "ERROR"}

@@ -11,8 +11,17 @@ SECTIONS: Mapping[str, frozenset[str]] = {
         | {"timestamp"}
     ),
     "How it is built": frozenset({"network", "pull", "no_cache", "secrets", "ssh"}),
+    "How commands run": frozenset(
+        {"allow", "isolation", "runtime", "on_fail", "allow_secret_in_layer", "timeout"}
+        | {"user", "workdir", "env", "env_files", "entrypoint", "hostname", "read_only", "tty"}
+        | {"add_hosts", "dns", "dns_search", "dns_options", "devices", "volumes"}
+        | {"cap_add", "cap_drop"}
+    ),
+    "Limits of commands": frozenset(
+        {"shm_size", "ulimits", "memory", "cpus", "cpu_quota", "cpu_period", "pids_limit"}
+    ),
     "Where it goes": frozenset({"outputs", "push", "iidfile", "metadata_file", "store"}),
-    "Limits": frozenset(
+    "Limits of what is read": frozenset(
         {"download_limit", "add_limit_size", "add_limit_entries", "add_limit_ratio"}
     ),
     "Questions instead of a build": frozenset({"check", "call"}),

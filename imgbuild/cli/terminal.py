@@ -13,6 +13,7 @@ from imgbuild.events import (
     CheckWarning,
     Event,
     Notice,
+    ShellOpened,
     StepFinished,
     StepOutput,
     StepStarted,
@@ -57,10 +58,13 @@ class TerminalProgress:
                 self._output(splitter.feed(event.data))
             case StepFinished():
                 self._finish(event)
+            case ShellOpened():
+                self._hand_over(event)
             case TransferProgress():
                 self._transfer(event)
             case Notice():
-                self._line(f"notice: {event.message}", "yellow")
+                if not event.detail:
+                    self._line(f"notice: {event.message}", "yellow")
             case CheckWarning():
                 self._warnings.append(event)
             case BuildFinished():
@@ -68,10 +72,21 @@ class TerminalProgress:
             case _:
                 assert_never(event)
 
-    def _finish(self, event: StepFinished) -> None:
+    def _flush(self, number: int) -> None:
         for stream in ("stdout", "stderr"):
-            if splitter := self._lines.pop((event.number, stream), None):
+            if splitter := self._lines.pop((number, stream), None):
                 self._output(splitter.feed(b"", final=True))
+
+    def _hand_over(self, event: ShellOpened) -> None:
+        """Leave the terminal to a shell."""
+        self._flush(event.number)
+        self._running.clear()
+        self._stop()
+        for line in event.message.splitlines():
+            self._line(line, "yellow")
+
+    def _finish(self, event: StepFinished) -> None:
+        self._flush(event.number)
         self._running.pop(f"step {event.number}", None)
         if event.verdict == "cached":
             self._row("=> CACHED ", event.name, "", "cyan")

@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import assert_never
 
+from imgbuild import recorded
 from imgbuild.errors import DiskFullError, ImageError, StoreError
 from imgbuild.layer.entry import Entry, ImagePath
 from imgbuild.layer.lowers import Found, Lowers
+from imgbuild.layer.merged import MergedTree
 from imgbuild.layer.owners import Ownership, Status
 from imgbuild.layer.stream import CHUNK, Readable
 from imgbuild.layer.tarread import Content, Limits, read_tar
-from imgbuild.layer.tree import Tree, make_opaque
+from imgbuild.layer.tree import Tree
 
 __all__ = ["Ownership", "extract"]
 
@@ -34,12 +36,15 @@ def extract(
     ownership: Ownership,
     parents: Sequence[Path] = (),
     limits: Limits | None = None,
+    *,
+    merge: bool = False,
 ) -> list[str]:
     """Unpack an uncompressed tar into `root`, an empty directory or a descriptor of one.
 
     `parents` are the unpacked layers below, the top one first: directories that the archive
     does not mention get the attributes they have there, and hard links to files there become
-    copies. Returns notes about what the tree cannot hold, such as device nodes.
+    copies. With `merge`, `root` holds the layers below already: it becomes what all show together,
+    and what a whiteout names is removed. Returns notes about what the tree cannot hold, such as device nodes.
 
     Raises `ImageError` for a hostile or damaged archive, `DiskFullError`, `StoreError`.
     """
@@ -49,7 +54,8 @@ def extract(
         else root
     )
     lowers = Lowers(parents)
-    extraction = _Extraction(Tree(fd, ownership, lowers), ownership, lowers)
+    tree = MergedTree(fd, ownership) if merge else Tree(fd, ownership, lowers)
+    extraction = _Extraction(tree, ownership, lowers)
     try:
         for entry, content in read_tar(stream, limits, hashed=False):
             extraction.add(entry, content)
@@ -70,7 +76,6 @@ class _Extraction:
         self._tree = tree
         self._ownership = ownership
         self._lowers = lowers
-        self._opaque_root = False
         self.path: ImagePath = b""
         self.notes: list[str] = []
 
@@ -90,22 +95,16 @@ class _Extraction:
             case "fifo":
                 self._make_special(entry, lambda at, name: os.mkfifo(name, 0o600, dir_fd=at))
             case "char" | "block":
-                # A user namespace may not make them, and nothing needs them: /dev is mounted.
-                self._tree.discard(entry.path)
-                self.notes.append(f"device node {_shown(entry.path)} was not created")
+                self._add_device(entry)
             case "whiteout":
-                self._add_whiteout(entry.path)
+                self._tree.hide(entry.path)
             case "opaque":
-                self._add_opaque(entry.path)
+                self._tree.empty(entry.path)
             case _:
                 assert_never(entry.type)
 
     def finish(self) -> None:
-        """Hide what an opaque root hides, and give directories what must come last."""
-        if self._opaque_root:
-            # overlayfs ignores the attribute on the root of a layer.
-            for name in self._lowers.names():
-                self._add_whiteout(name)
+        """Give directories what must come last."""
         self._tree.finish(self._note)
 
     def close(self) -> None:
@@ -121,6 +120,7 @@ class _Extraction:
             self._tree.discard(path)
             at, name = self._tree.parent(path)
             make(at, name)
+        self._tree.note_name(at, name)
 
     def _add_file(self, entry: Entry, content: Content) -> None:
         fd = self._create(entry.path)
@@ -135,24 +135,47 @@ class _Extraction:
         """Return a new empty file, in place of whatever is there."""
         at, name = self._tree.parent(path)
         try:
-            return os.open(name, _NEW, 0o600, dir_fd=at)
+            fd = os.open(name, _NEW, 0o600, dir_fd=at)
         except FileExistsError:
             self._tree.discard(path)
             at, name = self._tree.parent(path)
-            return os.open(name, _NEW, 0o600, dir_fd=at)
+            fd = os.open(name, _NEW, 0o600, dir_fd=at)
+        self._tree.note_file(fd)
+        return fd
+
+    def _add_device(self, entry: Entry) -> None:
+        """Make what stands for a device node, or nothing.
+
+        A user namespace may not make them, and nothing needs them: /dev is mounted.
+        """
+        value = recorded.device_value(entry.type, *(entry.rdev or (0, 0)))
+        if not self._ownership.single or recorded.parse_device(value) is None:
+            self._tree.discard(entry.path)
+            self.notes.append(f"device node {_shown(entry.path)} was not created")
+            return
+        fd = self._create(entry.path)
+        try:
+            os.setxattr(fd, recorded.DEVICE, value)
+            self._ownership.apply(fd, Status.of(entry), self._note)
+        finally:
+            os.close(fd)
 
     def _make_special(self, entry: Entry, make: Callable[[int, bytes], object]) -> None:
         self._replace(entry.path, make)
         at, name = self._tree.parent(entry.path)
         is_link = entry.type == "symlink"
-        self._ownership.apply_at(at, name, Status.of(entry), symlink=is_link)
+        self._ownership.apply_at(at, name, Status.of(entry), self._note, symlink=is_link)
 
     def _add_hardlink(self, entry: Entry) -> None:
         if entry.path == entry.linkname:
             raise ImageError(f"the archive links {_shown(entry.path)} to itself")
         try:
             with self._tree.held_parent(entry.linkname) as (source, name):
-                mode = os.lstat(name, dir_fd=source).st_mode
+                status = os.lstat(name, dir_fd=source)
+                mode = status.st_mode
+                if not self._tree.is_ours(status):
+                    self._copy_from_below(entry, Found(os.dup(source), name, status))
+                    return
                 if stat.S_ISDIR(mode) or stat.S_ISCHR(mode):
                     raise ImageError(
                         f"the archive links {_shown(entry.path)} to {_shown(entry.linkname)},"
@@ -165,10 +188,9 @@ class _Extraction:
                     ),
                 )
         except FileNotFoundError:
-            self._copy_from_below(entry)
+            self._copy_from_below(entry, self._lowers.find(entry.linkname))
 
-    def _copy_from_below(self, entry: Entry) -> None:
-        found = self._lowers.find(entry.linkname)
+    def _copy_from_below(self, entry: Entry, found: Found | None) -> None:
         try:
             if found is not None and stat.S_ISLNK(found.mode):
                 text = found.readlink()
@@ -196,21 +218,6 @@ class _Extraction:
                 os.close(fd)
         finally:
             os.close(source)
-
-    def _add_whiteout(self, path: ImagePath) -> None:
-        """Hide a lower path; what this layer itself has there stays (image-spec layer.md)."""
-        at, name = self._tree.parent(path)
-        try:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=at)
-        except FileExistsError:
-            if stat.S_ISDIR(os.lstat(name, dir_fd=at).st_mode):
-                make_opaque(self._tree.ensure_dir(path))
-
-    def _add_opaque(self, path: ImagePath) -> None:
-        if path:
-            make_opaque(self._tree.ensure_dir(path))
-        else:
-            self._opaque_root = True
 
     def _note(self, text: str) -> None:
         self.notes.append(f"{_shown(self.path)}: {text}")

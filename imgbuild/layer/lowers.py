@@ -9,8 +9,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
+from imgbuild import recorded
 from imgbuild.layer import xattrs
 from imgbuild.layer.entry import ImagePath
+from imgbuild.layer.marks import is_whiteout
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -40,7 +42,7 @@ class Found:
             os.fchown(to, status.st_uid, status.st_gid)
         os.fchmod(to, stat.S_IMODE(status.st_mode))
         for name in os.listxattr(source):
-            if xattrs.keep(name) or name == xattrs.OWNER:
+            if xattrs.keep(name) or name in {recorded.OWNER, recorded.DEVICE}:
                 os.setxattr(to, name, os.getxattr(source, name))
         os.utime(to, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
@@ -99,7 +101,7 @@ class Lowers:
             status = _lstat(last, at)
             if status is None:
                 return None, hides
-            if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            if is_whiteout(status, last, at):
                 return None, True
             found = Found(at, last, status)
             at = -1

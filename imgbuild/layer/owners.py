@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
+from imgbuild import recorded
 from imgbuild.errors import ImageError
 from imgbuild.layer import xattrs
 from imgbuild.layer.entry import Entry
@@ -32,8 +33,7 @@ class Ownership:
     """Which ids files get on disk: those of the image plus `shift`, as long as below `count`.
 
     With `single` there is one id only: files keep the id that makes them, and an owner other
-    than 0:0 is recorded in the attribute `user.imgbuild.owner`, as "uid:gid". Only files and
-    directories can have that attribute; the owners of other things are lost.
+    than 0:0 is recorded in attributes (see `recorded`).
     """
 
     shift: int = 0
@@ -44,7 +44,7 @@ class Ownership:
         """Set everything on an open file or directory; `note` is told what it cannot have."""
         if self.single:
             if status.uid or status.gid:
-                os.setxattr(fd, xattrs.OWNER, b"%d:%d" % (status.uid, status.gid))
+                os.setxattr(fd, recorded.OWNER, recorded.owner_value((status.uid, status.gid)))
         else:
             uid, gid = self.on_disk(status)
             # Files that are just made belong to the caller: most of a layer needs no call.
@@ -58,9 +58,20 @@ class Ownership:
         os.fchmod(fd, status.mode)
         os.utime(fd, ns=(status.mtime * 10**9, status.mtime * 10**9))
 
-    def apply_at(self, at: int, name: bytes, status: Status, *, symlink: bool = False) -> None:
+    def apply_at(
+        self,
+        at: int,
+        name: bytes,
+        status: Status,
+        note: Callable[[str], object],
+        *,
+        symlink: bool = False,
+    ) -> None:
         """Set everything on `name` in the directory `at`, for what cannot be opened."""
-        if not self.single:
+        if self.single:
+            if status.uid or status.gid:
+                self._record_special(at, name, status, note)
+        else:
             uid, gid = self.on_disk(status)
             if uid != os.geteuid() or gid != os.getegid():
                 os.chown(name, uid, gid, dir_fd=at, follow_symlinks=False)
@@ -79,6 +90,18 @@ class Ownership:
             )
         return status.uid + self.shift, status.gid + self.shift
 
+    @staticmethod
+    def _record_special(
+        at: int, name: bytes, status: Status, note: Callable[[str], object]
+    ) -> None:
+        try:
+            value = recorded.special_value((status.uid, status.gid))
+            os.setxattr(path_of(at, name), recorded.SPECIAL, value, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in {errno.ENOTSUP, errno.EPERM}:
+                raise
+            note(f"the owner was not kept: {error.strerror}")
+
     def _set_xattr(self, fd: int, name: str, value: bytes, note: Callable[[str], object]) -> None:
         if name == xattrs.CAPABILITY and self.shift:
             value = xattrs.to_v3(value, self.shift)
@@ -88,3 +111,18 @@ class Ownership:
             if error.errno not in {errno.ENOTSUP, errno.EPERM}:
                 raise
             note(f"the attribute {name} was not kept: {error.strerror}")
+
+
+def special_value(at: int, name: bytes) -> bytes:
+    """Return the record of a symlink's or a FIFO's owner in a directory; empty for none."""
+    try:
+        return xattrs.to_v2(os.getxattr(path_of(at, name), recorded.SPECIAL, follow_symlinks=False))
+    except OSError as error:
+        if error.errno not in {errno.ENODATA, errno.ENOTSUP}:
+            raise
+        return b""
+
+
+def path_of(at: int, name: bytes) -> bytes:
+    """Name something in a directory for calls that take no descriptor."""
+    return b"/proc/self/fd/%d/%s" % (at, name)

@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 
 from imgbuild import inroot
 from imgbuild.errors import ImageError
-from imgbuild.layer import xattrs
 from imgbuild.layer.entry import ImagePath, quoted, sort_key
 from imgbuild.layer.lowers import Lowers
+from imgbuild.layer.marks import is_whiteout, make_opaque, make_whiteout
 from imgbuild.layer.owners import Ownership, Status
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # What directories are while the tree is filled, so that filling it needs no privilege.
 _WHILE_FILLED = 0o700
 _IMPLICIT = Status(0o755, 0, 0, 0, {})
@@ -32,8 +32,41 @@ class Tree:
         self._chain: list[tuple[ImagePath, int]] = []
         # None for a directory that no entry described yet.
         self._pending: dict[ImagePath, Status | None] = {b"": None}
+        self._opaque_root = False
+        self._open_up()
+
+    def _open_up(self) -> None:
         # New files take the group of a directory with sgid: the caller's is wanted.
-        os.fchmod(root, _WHILE_FILLED)
+        os.fchmod(self._root, _WHILE_FILLED)
+
+    # --- what a tree over other layers does in its own way
+
+    def note_file(self, fd: int) -> None:
+        """Take note of an open file that was just made."""
+
+    def note_name(self, at: int, name: bytes) -> None:
+        """Take note of something that was just made."""
+
+    def is_ours(self, _status: os.stat_result) -> bool:
+        """Tell whether this layer made what has this status."""
+        return True
+
+    def hide(self, path: ImagePath) -> None:
+        """Hide a lower path; what this layer itself has there stays (image-spec layer.md)."""
+        at, name = self.parent(path)
+        try:
+            make_whiteout(name, at)
+        except FileExistsError:
+            if stat.S_ISDIR(os.lstat(name, dir_fd=at).st_mode):
+                make_opaque(self.ensure_dir(path))
+
+    def empty(self, path: ImagePath) -> None:
+        """Hide what lower layers have in a directory."""
+        if path:
+            make_opaque(self.ensure_dir(path))
+            return
+        # overlayfs ignores the attribute on the root of a layer.
+        self._opaque_root = True
 
     def parent(self, path: ImagePath) -> tuple[int, bytes]:
         """Return the directory of `path` and its last component.
@@ -63,14 +96,16 @@ class Tree:
             at, name = self.parent(path)
             try:
                 os.mkdir(name, _WHILE_FILLED, dir_fd=at)
+                self.note_name(at, name)
             except FileExistsError:
                 found = os.lstat(name, dir_fd=at)
-                if _is_whiteout(found):
+                if is_whiteout(found, name, at):
                     _dir_for_whiteout(name, at)
                 elif not stat.S_ISDIR(found.st_mode):
                     self.discard(path)
                     at, name = self.parent(path)
                     os.mkdir(name, _WHILE_FILLED, dir_fd=at)
+                    self.note_name(at, name)
         self._pending[path] = status
 
     def discard(self, path: ImagePath) -> None:
@@ -81,7 +116,7 @@ class Tree:
         except FileNotFoundError:
             return
         if is_dir:
-            _remove_tree(name, at)
+            remove_tree(name, at)
             below = path + b"/"
             self._pending = {
                 key: status
@@ -94,7 +129,10 @@ class Tree:
         self._shorten(0)
 
     def finish(self, note: Callable[[str], object]) -> None:
-        """Set owners, modes, attributes and times of all directories."""
+        """Hide what an opaque root hides; set owners, modes, attributes and times of directories."""
+        if self._opaque_root:
+            for name in self._lowers.names():
+                self.hide(name)
         # Children first: a parent may end up closed to whoever unpacks without privileges.
         for path in sorted(self._pending, key=sort_key, reverse=True):
             with suppress(FileNotFoundError, NotADirectoryError):  # replaced through a link
@@ -146,7 +184,7 @@ class Tree:
         make: Callable[[bytes, int, ImagePath], None] | None,
     ) -> int:
         try:
-            return os.open(name, _DIRECTORY, dir_fd=at)
+            return os.open(name, DIRECTORY, dir_fd=at)
         except (FileNotFoundError, NotADirectoryError):
             if make is None and not _is_symlink(name, at):
                 raise
@@ -154,7 +192,7 @@ class Tree:
             return self._follow(path, create=make is not None)
         if make is not None:
             make(name, at, path)
-        return os.open(name, _DIRECTORY, dir_fd=at)
+        return os.open(name, DIRECTORY, dir_fd=at)
 
     def _follow(self, path: ImagePath, *, create: bool) -> int:
         """Open a directory behind a link of this layer, which cannot lead out of the root."""
@@ -168,8 +206,9 @@ class Tree:
     def _make_implicit(self, name: bytes, at: int, path: ImagePath) -> None:
         try:
             os.mkdir(name, _WHILE_FILLED, dir_fd=at)
+            self.note_name(at, name)
         except FileExistsError:
-            if not _is_whiteout(os.lstat(name, dir_fd=at)):
+            if not is_whiteout(os.lstat(name, dir_fd=at), name, at):
                 raise ImageError(
                     f"the archive has entries below {quoted(path)}, which is not a directory"
                 ) from None
@@ -181,16 +220,11 @@ class Tree:
             os.close(self._chain.pop()[1])
 
 
-def make_opaque(fd: int) -> None:
-    """Hide what lower layers have in an open directory."""
-    os.setxattr(fd, xattrs.OPAQUE, b"y")
-
-
 def _dir_for_whiteout(name: bytes, at: int) -> None:
     """Put a directory where a whiteout is; that it hid the lower one must not be lost."""
     os.unlink(name, dir_fd=at)
     os.mkdir(name, _WHILE_FILLED, dir_fd=at)
-    fd = os.open(name, _DIRECTORY, dir_fd=at)
+    fd = os.open(name, DIRECTORY, dir_fd=at)
     try:
         make_opaque(fd)
     finally:
@@ -208,16 +242,16 @@ def _is_symlink(name: bytes, at: int) -> bool:
         return False
 
 
-def _remove_tree(name: bytes, at: int) -> None:
+def remove_tree(name: bytes, at: int) -> None:
     """Remove a directory with all below it, however deep links let an archive build it."""
-    fd = os.open(name, _DIRECTORY, dir_fd=at)
+    fd = os.open(name, DIRECTORY, dir_fd=at)
     levels = [(fd, name, _remove_files(fd))]  # with the directories still to be removed
     try:
         while levels:
             fd, name, left = levels[-1]
             if left:
                 inner = left.pop()
-                below = os.open(inner, _DIRECTORY, dir_fd=fd)
+                below = os.open(inner, DIRECTORY, dir_fd=fd)
                 levels.append((below, inner, _remove_files(below)))
                 continue
             os.close(levels.pop()[0])

@@ -5,7 +5,7 @@ security.capability       version 2   version 3 when ids are shifted
 user.*                    kept        kept
 user.overlay.*            dropped     set by overlayfs and by the unpacker alone: planted ones
 trusted.overlay.*         dropped     break or redirect the merge of a later mount
-user.imgbuild.*           dropped     the recorded owner where only one id is mapped
+user.imgbuild.*           dropped     what is recorded where only one id is mapped
 security.*, system.*      dropped     labels and ACLs of the machine, not of the image
 trusted.*                 dropped     cannot be set in a user namespace
 """
@@ -14,7 +14,7 @@ import struct
 
 CAPABILITY = "security.capability"
 OPAQUE = "user.overlay.opaque"
-OWNER = "user.imgbuild.owner"
+ORIGIN = "user.overlay.origin"  # on what overlayfs copied from a lower layer
 
 _DROPPED = ("user.overlay.", "user.imgbuild.")
 

@@ -23,7 +23,11 @@ _ROOT_BASES = (0x70000000, 0x60000000, 0x50000000, 0x40000000)
 _ROOT_COUNT = 0x0F000000
 # As useradd gives them (login.defs: SUB_UID_MIN, SUB_UID_COUNT).
 _FIRST_SUBID, _SUBIDS = 100_000, 65_536
-_CAP_SETGID, _CAP_SETUID, _CAP_SETFCAP = 6, 7, 31
+_CAP_SETGID, _CAP_SETUID, _CAP_SYS_CHROOT, _CAP_SYS_ADMIN, _CAP_SETFCAP = 6, 7, 18, 21, 31
+FILE_CAPABILITIES = (
+    "In a container, newuidmap and newgidmap need file capabilities: setcap cap_setuid=ep newuidmap; "
+    "setcap cap_setgid=ep newgidmap; chmod u-s on both."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class IdMap:
 
     A file of container id N has id `shift` + N in the session's namespace; `count` ids exist.
     `helpers` are the paths of newuidmap and newgidmap where they do the mapping. `reason` says
-    why nothing better was chosen, `remedy` what to do for that.
+    why nothing better was chosen, `remedy` what to do for that. `doubt` says why a session will
+    probably not get this map.
     """
 
     kind: Literal["subids", "root", "single"]
@@ -43,21 +48,24 @@ class IdMap:
     helpers: tuple[str, str] | None = None
     reason: str = ""
     remedy: str = ""
+    doubt: str = ""
 
     @property
     def key(self) -> str:
         """A name for the mapping: equal where unpacked files have equal owners on disk."""
         from hashlib import sha256
 
-        owners = repr((self.uid_map, self.gid_map, self.shift, self.count))
+        records = "with records" if self.kind == "single" else ""
+        owners = repr((self.uid_map, self.gid_map, self.shift, self.count)) + records
         return f"{self.kind}-{sha256(owners.encode()).hexdigest()[:12]}"
 
     def describe(self) -> str:
         """Say it in words."""
         if self.kind == "single":
-            return "one id: all files of a container are the user's"
-        first = self.uid_map[0][1] + self.shift if self.kind == "root" else self.uid_map[1][1]
-        return f"{self.count} ids from {first} on"
+            return "one user id"
+        inside = self.shift  # where container id 0 is
+        ranges = (first + inside - at for at, first, n in self.uid_map if at <= inside < at + n)
+        return f"{self.count} ids from {next(ranges)} on"
 
 
 def choose_idmap(
@@ -71,13 +79,14 @@ def choose_idmap(
     status = _status(proc / "status")
     # The effective ids; a user namespace is entered with these.
     uid, gid = int(status["Uid"].split()[1]), int(status["Gid"].split()[1])
-    needed = 1 << _CAP_SETGID | 1 << _CAP_SETUID | 1 << _CAP_SETFCAP
-    if int(status["CapEff"], 16) & needed == needed:
+    if _has(status["CapEff"], _CAP_SETGID, _CAP_SETUID, _CAP_SETFCAP):
         return _as_root(_map_of(proc / "uid_map"), _map_of(proc / "gid_map"), etc)
     name = _user_name(etc / "passwd", uid)
     uids = _subids(etc / "subuid", name, uid)
     gids = _subids(etc / "subgid", name, uid)
     helpers = _find("newuidmap", search_path), _find("newgidmap", search_path)
+    # What a program may have at most, whatever its owner or file says.
+    bound = status.get("CapBnd", "f" * 16)
     if not uids or not gids:
         reason = f"/etc/subuid and /etc/subgid give {name or uid} no ids"
         remedy = _give_ids(etc, name or str(uid))
@@ -87,18 +96,71 @@ def choose_idmap(
     elif status.get("NoNewPrivs") == "1":
         reason = "newuidmap cannot work with no_new_privs set"
         remedy = "Start imgbuild without no_new_privs; in Kubernetes: allowPrivilegeEscalation."
+    elif not _has(bound, _CAP_SETGID, _CAP_SETUID):
+        reason = "newuidmap cannot get CAP_SETUID and CAP_SETGID here"
+        remedy = "Let the container have the capabilities SETUID and SETGID."
     else:
-        count = min(sum(n for _, n in uids), sum(n for _, n in gids)) + 1
-        return IdMap(
-            "subids",
-            _behind_own(uid, uids),
-            _behind_own(gid, gids),
-            shift=1,
-            count=count - 1,
-            helpers=(helpers[0], helpers[1]),
-        )
-    own, own_group = ((0, uid, 1),), ((0, gid, 1),)
-    return IdMap("single", own, own_group, shift=0, count=1, reason=reason, remedy=remedy)
+        return _through_helpers((uid, uids), (gid, gids), (helpers[0], helpers[1]), bound)
+    return _single((uid, gid), reason, remedy)
+
+
+def single_idmap(reason: str, remedy: str) -> IdMap:
+    """Give the mapping that needs nothing: this process's own ids."""
+    return _single((os.geteuid(), os.getegid()), reason, remedy)
+
+
+def own_ids(*, proc: Path = Path("/proc/self")) -> IdMap | None:
+    """Give the ids of the user namespace that this process is the root of, if it is in one."""
+    uids, gids = _map_of(proc / "uid_map"), _map_of(proc / "gid_map")
+    status = _status(proc / "status")
+    # In the first namespace of all a step would be the machine's own root.
+    if _FULL in (uids, gids) or not _has(status["CapEff"], _CAP_SYS_ADMIN):
+        return None
+    return _as_root(uids, gids, Path("/etc"))
+
+
+def kept_ids(*, proc: Path = Path("/proc/self")) -> IdMap:
+    """Give the ids of this process as they are, for commands without a user namespace."""
+    uids, gids = _map_of(proc / "uid_map"), _map_of(proc / "gid_map")
+    own = tuple((inside, inside, count) for inside, _, count in uids)
+    own_groups = tuple((inside, inside, count) for inside, _, count in gids)
+    count = min(_from_zero(own), _from_zero(own_groups))
+    return IdMap("root", own, own_groups, shift=0, count=count)
+
+
+def can_chroot(*, proc: Path = Path("/proc/self")) -> bool:
+    """Tell whether this process may change its root as it is."""
+    return _has(_status(proc / "status")["CapEff"], _CAP_SYS_CHROOT)
+
+
+def _through_helpers(
+    user: tuple[int, list[tuple[int, int]]],
+    group: tuple[int, list[tuple[int, int]]],
+    helpers: tuple[str, str],
+    bound: str,
+) -> IdMap:
+    count = min(sum(n for _, n in user[1]), sum(n for _, n in group[1]))
+    doubt = remedy = ""
+    if not _has(bound, _CAP_SYS_ADMIN) and all(map(_is_setuid, helpers)):
+        # Who writes a map needs CAP_SYS_ADMIN over the namespace: its owner's user id gives that,
+        # and the user id of set-uid programs is another, unless they go back to it.
+        doubt = "newuidmap is set-uid root, and this container has no CAP_SYS_ADMIN"
+        remedy = FILE_CAPABILITIES
+    return IdMap(
+        "subids",
+        _behind_own(*user),
+        _behind_own(*group),
+        shift=1,
+        count=count,
+        helpers=helpers,
+        remedy=remedy,
+        doubt=doubt,
+    )
+
+
+def _single(own: tuple[int, int], reason: str, remedy: str) -> IdMap:
+    uids, gids = (((0, number, 1),) for number in own)
+    return IdMap("single", uids, gids, shift=0, count=1, reason=reason, remedy=remedy)
 
 
 def _give_ids(etc: Path, user: str) -> str:
@@ -120,6 +182,11 @@ def _as_root(uids: Ranges, gids: Ranges, etc: Path) -> IdMap:
     own = tuple((inside, inside, count) for inside, _, count in uids)
     own_groups = tuple((inside, inside, count) for inside, _, count in gids)
     count = min(_from_zero(own), _from_zero(own_groups))
+    if count <= 1:
+        reason = "the user namespace around has only one id"
+        return _single(
+            (0, 0), reason, "Start imgbuild in a user namespace with more ids, or in none."
+        )
     return IdMap("root", own, own_groups, shift=0, count=count)
 
 
@@ -189,6 +256,17 @@ def _map_of(file: Path) -> Ranges:
         inside, outside, count = (int(word) for word in line.split())
         ranges.append((inside, outside, count))
     return tuple(ranges)
+
+
+def _has(mask: str, *capabilities: int) -> bool:
+    """Tell whether a hexadecimal mask of /proc/self/status has capabilities."""
+    held = int(mask, 16)
+    return all(held >> number & 1 for number in capabilities)
+
+
+def _is_setuid(program: str) -> bool:
+    found = os.stat(program)
+    return bool(found.st_mode & stat.S_ISUID) and found.st_uid == 0
 
 
 def _status(file: Path) -> dict[str, str]:

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import imgbuild
 from imgbuild.errors import ImgbuildError, SandboxError
@@ -17,6 +19,7 @@ from imgbuild.sandbox.child import wire
 from imgbuild.sandbox.failures import explain
 from imgbuild.sandbox.idmap import IdMap, Ranges
 from imgbuild.sandbox.session import Session
+from imgbuild.sandbox.tiers import Candidate, Tier
 
 # -S -I: nothing but the standard library and this package can be imported, whatever the
 # environment and the current folder hold. The package stands in for itself without its __init__,
@@ -29,11 +32,20 @@ _CODE = (
 _PATIENCE = 60  # seconds for the start, which takes a twentieth of one
 
 
-def launch(idmap: IdMap, entry: str, writable: Sequence[Path]) -> Session:
+def launch(
+    candidate: Candidate,
+    entry: str,
+    writable: Sequence[Path],
+    *,
+    steps: Path | None = None,
+    reasons: tuple[str, ...] = (),
+) -> Session:
     """Start a session whose worker is `main(socket)` of module `entry`.
 
-    Of this machine, the session can write below the directories `writable` alone. SandboxError
-    names what the host refused and how to allow it.
+    Of this machine, the session can write below the directories `writable` alone. `steps` is
+    the one below which upper directories will be: it is covered by a file system in memory, for
+    this session alone, when it cannot hold any. `reasons` go into the session's tier.
+    RefusedError names what the host refused and how to allow it.
     """
     if not sys.executable:
         raise SandboxError("the path of the Python interpreter is not known")
@@ -41,11 +53,11 @@ def launch(idmap: IdMap, entry: str, writable: Sequence[Path]) -> Session:
     ours_zygote, theirs_zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     said = os.memfd_create("imgbuild-stderr", os.MFD_CLOEXEC)
     try:
-        process = _start(theirs, theirs_zygote, said, idmap, writable)
+        process = _start(theirs, theirs_zygote, said, candidate, writable)
         theirs.close()
         theirs_zygote.close()
         try:
-            _begin(ours, process.pid, idmap, entry)
+            found = _begin(ours, ours_zygote, process.pid, candidate, entry, steps)
         except BaseException as problem:
             ours.close()
             ours_zygote.close()
@@ -60,19 +72,20 @@ def launch(idmap: IdMap, entry: str, writable: Sequence[Path]) -> Session:
         for sock in (theirs, theirs_zygote):
             sock.close()
         os.close(said)
-    return Session(process, ours, ours_zygote)
+    tier = Tier(candidate.name, candidate.idmap, reasons=reasons, **found)
+    return Session(process, ours, ours_zygote, tier)
 
 
 def _start(
     worker: socket.socket,
     zygote: socket.socket,
     said: int,
-    idmap: IdMap,
+    candidate: Candidate,
     writable: Sequence[Path],
 ) -> subprocess.Popen[bytes]:
     fds = (zygote.fileno(), worker.fileno())
     package = str(Path(imgbuild.__file__).resolve().parent)
-    arguments = [package, *map(str, fds), "yes" if idmap.kind == "single" else "no"]
+    arguments = [package, *map(str, fds), candidate.name, _mapped(candidate)]
     arguments += [os.path.realpath(path) for path in writable]
     return subprocess.Popen(
         [sys.executable, "-SI", "-X", "utf8", "-c", _CODE, *arguments],
@@ -86,26 +99,62 @@ def _start(
     )
 
 
-def _begin(sock: socket.socket, pid: int, idmap: IdMap, entry: str) -> None:
-    """Lead the new process to where it is ready to serve; EOFError when it dies before."""
-    sock.settimeout(_PATIENCE)
-    settings = {"entry": entry, "shift": idmap.shift, "count": idmap.count}
-    if idmap.kind == "single":
-        wire.send(sock, settings)
-    while True:
-        received = wire.receive(sock)
-        if received is None:
-            raise EOFError
-        message = received[0]
-        if "map" in message:
+def _mapped(candidate: Candidate) -> str:
+    """Say who maps the ids."""
+    if not candidate.userns:
+        return "not"
+    return "here" if candidate.idmap.kind == "single" else "session"
+
+
+def _begin(
+    worker: socket.socket,
+    zygote: socket.socket,
+    pid: int,
+    candidate: Candidate,
+    entry: str,
+    steps: Path | None,
+) -> dict[str, Any]:
+    """Lead the new processes to where they are ready to serve; give what they found out.
+
+    EOFError when one dies before.
+    """
+    idmap, mapped = candidate.idmap, _mapped(candidate)
+    settings: wire.Message = {
+        "entry": entry,
+        "tier": candidate.name,
+        "shift": idmap.shift,
+        "count": idmap.count,
+        "nested": candidate.nested,
+        "steps": None if steps is None else os.path.realpath(steps),
+    }
+    if mapped != "here" and candidate.name != "D":
+        _answer(worker, "map")
+        if mapped == "session":
             _write_maps(pid, idmap)
-            wire.send(sock, {"go": True})
-            wire.send(sock, settings)
-        elif "error" in message:
-            raise explain(message["error"])
-        else:
-            sock.settimeout(None)
-            return
+        _tell(worker, {"go": True})
+    _tell(worker, settings)
+    ready = _answer(worker, "ready")
+    return {"root": ready["root"], **_answer(zygote, "found")["found"]}
+
+
+def _tell(sock: socket.socket, message: wire.Message) -> None:
+    """Send a message; when nobody takes it, what was said before tells why."""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        wire.send(sock, message)
+
+
+def _answer(sock: socket.socket, wanted: str) -> wire.Message:
+    """Wait for one message; raise the error that came instead, EOFError when nothing will."""
+    sock.settimeout(_PATIENCE)
+    # An end that leaves something unread is told before what was said last (ECONNRESET).
+    received = wire.receive(sock) or wire.receive(sock)
+    if received is None:
+        raise EOFError
+    sock.settimeout(None)
+    message = received[0]
+    if wanted not in message:
+        raise explain(message["error"])
+    return message
 
 
 def _write_maps(pid: int, idmap: IdMap) -> None:

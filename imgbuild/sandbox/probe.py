@@ -1,4 +1,4 @@
-"""Find out what this host allows by doing it: start a session, mount, run a command.
+"""Find out what this host allows by doing it: try each way to run commands, and a command in it.
 
 Nothing is concluded from versions or settings, which lie in containers.
 """
@@ -6,26 +6,24 @@ Nothing is concluded from versions or settings, which lie in containers.
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final
 
-from imgbuild.errors import ImgbuildError
-from imgbuild.sandbox.idmap import IdMap, choose_idmap
-from imgbuild.sandbox.launch import launch
+from imgbuild.errors import ImgbuildError, SandboxError
+from imgbuild.sandbox.choice import candidates, start
 from imgbuild.sandbox.session import Session
-from imgbuild.sandbox.spec import OverlayRoot, SandboxSpec
+from imgbuild.sandbox.spec import DirectoryRoot, Network, OverlayRoot, Root, SandboxSpec
+from imgbuild.sandbox.tiers import Candidate, Tier
 
 _WORKER = "imgbuild.sandbox.child.trial"
 _NOT_FOUND = 127  # everything up to execve worked
-_NETWORKS: tuple[Literal["host", "none"], ...] = ("host", "none")
+_NETWORKS: Final[tuple[Network, ...]] = ("host", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was tried; `remedy` says what to change for a better answer."""
+    """One way that was tried; `remedy` says what to change when it is not possible."""
 
     name: str
     ok: bool
@@ -35,78 +33,71 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a host allows: tier "A" runs any RUN step, None runs none."""
+    """What a host allows: `tier` is how RUN steps run, None when they cannot.
 
-    tier: Literal["A"] | None
-    idmap: IdMap
+    `checks` are of all ways, best first; the first that is possible is taken.
+    """
+
+    tier: Tier | None
     checks: tuple[Check, ...]
 
 
-def probe(store_dir: Path, search_path: str) -> Report:
-    """Try everything that a RUN step needs, with a store in an existing directory.
+def probe(store_dir: Path, search_path: str, isolation: str = "auto") -> Report:
+    """Try every way to run a RUN step, with a store in an existing directory.
 
-    `search_path` is where newuidmap is looked for. Nothing is left behind.
+    `search_path` is where newuidmap is looked for; `isolation` leaves one tier alone. Nothing is
+    left behind.
     """
-    idmap = choose_idmap(search_path)
-    checks = [_check_ids(idmap)]
+    checks: list[Check] = []
+    taken: Tier | None = None
+    for candidate in candidates(search_path, isolation):
+        name = candidate.describe()
+        try:
+            found = _try(candidate, store_dir)
+        except ImgbuildError as problem:
+            checks.append(Check(name, ok=False, detail=problem.message, remedy=problem.hint or ""))
+            continue
+        taken = taken or found
+        checks.append(Check(name, ok=True, detail=found.lacks() or "possible"))
+    return Report(taken, tuple(checks))
+
+
+def _try(candidate: Candidate, store_dir: Path) -> Tier:
+    """Start a session and commands in it; raise what does not work."""
+    with tempfile.TemporaryDirectory(prefix="probe-", dir=store_dir) as name:
+        place = Path(name)
+        steps = place / "steps"
+        steps.mkdir()
+        with start([candidate], _WORKER, [place], steps) as session:
+            try:
+                _run_all(session, place, steps)
+            finally:
+                with contextlib.suppress(ImgbuildError):
+                    session.request("empty", {"places": [str(steps), str(place)]})
+            return session.tier
+
+
+def _root(tier: Tier, lower: str, step: str) -> Root:
+    if tier.root == "copy":
+        return DirectoryRoot(f"{step}/upper")
+    return OverlayRoot((lower,), f"{step}/upper", f"{step}/work")
+
+
+def _run_all(session: Session, place: Path, steps: Path) -> None:
+    lower = str(place / "lower")
+    # Without a network namespace to give, a command has the host's network or does not start.
+    networks = _NETWORKS if session.tier.name != "D" else _NETWORKS[:1]
+    names = [f"{network}/{part}" for network in networks for part in ("upper", "work")]
+    owner = session.tier.idmap.shift
+    params = {"lower": lower, "steps": str(steps), "owner": owner, "names": names}
+    session.request("prepare", params)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        session = launch(idmap, _WORKER, [store_dir])
-    except ImgbuildError as problem:
-        checks.append(_failed("user namespace", problem))
-        return Report(None, idmap, tuple(checks))
-    checks.append(Check("user namespace", ok=True, detail="entered, with a read-only view"))
-    with session, tempfile.TemporaryDirectory(prefix="probe-", dir=store_dir) as place:
-        try:
-            tried = _try_steps(session, idmap, place)
-        finally:
-            with contextlib.suppress(ImgbuildError):
-                session.request("empty", {"place": place})
-    tier: Literal["A"] | None = "A" if all(check.ok for check in tried) else None
-    return Report(tier, idmap, (*checks, *tried))
-
-
-def _check_ids(idmap: IdMap) -> Check:
-    if idmap.kind != "single":
-        return Check("ids", ok=True, detail=idmap.describe())
-    detail = f"{idmap.describe()}: {idmap.reason}"
-    return Check("ids", ok=False, detail=detail, remedy=idmap.remedy)
-
-
-def _try_steps(session: Session, idmap: IdMap, place: str) -> list[Check]:
-    names = [f"{step}/{part}" for step in ("trial", *_NETWORKS) for part in ("upper", "work")]
-    roots = {
-        step: OverlayRoot((f"{place}/lower",), f"{place}/{step}/upper", f"{place}/{step}/work")
-        for step in ("trial", *_NETWORKS)
-    }
-
-    def overlay() -> str:
-        session.request("prepare", {"place": place, "owner": idmap.shift, "steps": names})
-        root = roots["trial"]
-        params = {"lower": root.lowers[0], "upper": root.upper, "work": root.work}
-        session.request("overlay", params)
-        return "overlays work in the store"
-
-    def run(network: Literal["host", "none"]) -> str:
-        spec = SandboxSpec(("/none",), (), roots[network], network=network)
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
+        for network in networks:
+            root = _root(session.tier, lower, f"{steps}/{network}")
+            spec = SandboxSpec(("/none",), (), root, network=network)
             status = session.run(spec, null, null, null).wait()
-        finally:
-            os.close(null)
-        return "a command can start" if status == _NOT_FOUND else f"odd status {status}"
-
-    tried = [_try("overlay", overlay)]
-    if tried[0].ok:
-        tried += [_try(f"RUN, network {network}", partial(run, network)) for network in _NETWORKS]
-    return tried
-
-
-def _try(name: str, act: Callable[[], str]) -> Check:
-    try:
-        return Check(name, ok=True, detail=act())
-    except ImgbuildError as problem:
-        return _failed(name, problem)
-
-
-def _failed(name: str, problem: ImgbuildError) -> Check:
-    return Check(name, ok=False, detail=problem.message, remedy=problem.hint or "")
+            if status != _NOT_FOUND:
+                raise SandboxError(f"a command ended in an odd way, with status {status}")
+    finally:
+        os.close(null)

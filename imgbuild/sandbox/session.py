@@ -6,14 +6,16 @@ import select
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self, overload
 
 from imgbuild import errors
 from imgbuild.errors import ImgbuildError, SandboxError
 from imgbuild.sandbox.child import wire
 from imgbuild.sandbox.failures import disk_full, explain
 from imgbuild.sandbox.spec import SandboxSpec
+from imgbuild.sandbox.tiers import Tier
 
 _NO_SPACE = (28, 122)  # ENOSPC, EDQUOT
 _LAST_WAIT = 10  # seconds until processes that do not end are killed
@@ -31,6 +33,9 @@ class _Pending:
             self._answer = message, fds
         self._done.set()
 
+    def is_settled(self, seconds: float | None) -> bool:
+        return self._done.wait(seconds)
+
     def wait(self) -> tuple[wire.Message, list[int]]:
         self._done.wait()
         if self._answer is None:
@@ -46,11 +51,17 @@ class Running:
         self._request = request
         self._pending = pending
 
-    def wait(self) -> int:
+    @overload
+    def wait(self) -> int: ...
+    @overload
+    def wait(self, seconds: float | None) -> int | None: ...
+    def wait(self, seconds: float | None = None) -> int | None:
         """Wait for the end; give the status as a shell would (128 + N for signal N).
 
-        SandboxError, with a remedy, when there was no command because a step before failed.
+        None when it has not ended after so many seconds. SandboxError, with a remedy, when there was no command because a step before failed.
         """
+        if not self._pending.is_settled(seconds):
+            return None
         message, _ = self._pending.wait()
         if "error" in message:
             raise explain(message["error"])
@@ -63,11 +74,19 @@ class Running:
 
 
 class Session:
-    """The processes inside one user namespace; made by `launch`. Safe to use from many threads."""
+    """The processes of one build's namespaces; made by `launch`. Safe to use from many threads.
+
+    `tier` says what the host allowed.
+    """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], worker: socket.socket, zygote: socket.socket
+        self,
+        process: subprocess.Popen[bytes],
+        worker: socket.socket,
+        zygote: socket.socket,
+        tier: Tier,
     ) -> None:
+        self.tier = tier
         self._process = process
         self._worker = worker
         self._zygote = zygote
@@ -75,6 +94,7 @@ class Session:
         self._next = 0
         self._awaited: dict[int, _Pending] = {}
         self._broken = False
+        self._network: int | None = None
         self._reader = threading.Thread(target=self._read, name="imgbuild-session", daemon=True)
         self._reader.start()
 
@@ -100,8 +120,22 @@ class Session:
         result: dict[str, Any] = message["result"]
         return result, passed
 
-    def run(self, spec: SandboxSpec, stdin: int, stdout: int, stderr: int) -> Running:
+    def keep_network(self, namespace: int) -> None:
+        """Take over the descriptor of the network that commands with a "private" one get."""
+        self._network = namespace
+
+    def run(
+        self,
+        spec: SandboxSpec,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        lent: Mapping[str, int] = MappingProxyType({}),
+    ) -> Running:
         """Start a command. The descriptors may be closed as soon as this returns.
+
+        `lent` are descriptors for the way to the command: "cgroup:N", files to join control groups
+        by, and "mount:TARGET", a mount to take instead of cloning the one at that target.
 
         They must not be terminals unless the spec is interactive (ValueError): a command could
         type into a terminal. SandboxError for a command that nothing can execute.
@@ -110,7 +144,13 @@ class Session:
             raise ValueError("a command that is not interactive must not get a terminal")
         spec.check()
         number, pending = self._await()
-        self._send(self._zygote, {"id": number, "spec": spec.to_json()}, (stdin, stdout, stderr))
+        lent = dict(lent)
+        if spec.network == "private":
+            if self._network is None:
+                raise SandboxError("this session has no network of its own")
+            lent["network"] = self._network
+        message = {"id": number, "spec": {**spec.to_json(), "lent": list(lent)}}
+        self._send(self._zygote, message, (stdin, stdout, stderr, *lent.values()))
         return Running(self, number, pending)
 
     def order_end(self, request: int) -> None:
@@ -128,6 +168,9 @@ class Session:
         self._reader.join()
         self._zygote.close()
         self._worker.close()
+        if self._network is not None:
+            os.close(self._network)
+            self._network = None
 
     def _await(self) -> tuple[int, _Pending]:
         pending = _Pending()

@@ -137,7 +137,9 @@ class SandboxSpec:
     ids. `interactive` passes standard input through; otherwise it is /dev/null. `insecure` gives
     all capabilities (of its user namespace) and no system call filter. `rlimits` are names as
     docker has them with soft and hard limits, -1 for none. `devices` are host paths, the paths in
-    the root and some of "rwm". `readonly` lets nothing but mounts be written to.
+    the root and some of "rwm". `readonly` lets nothing but mounts be written to. `processors` is
+    how many the command may run on, 0 for all. With `runtimes`, paths of OCI runtimes, the first
+    of them that can makes the container.
     """
 
     argv: tuple[str, ...]
@@ -157,6 +159,8 @@ class SandboxSpec:
     shm_size: int = DEFAULT_SHM_SIZE
     rlimits: tuple[tuple[str, int, int], ...] = ()
     devices: tuple[tuple[str, str, str], ...] = ()
+    processors: int = 0
+    runtimes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise `SandboxError` for what no program can be started with."""

@@ -14,6 +14,8 @@ from imgbuild.errors import ImageError, SandboxError
 from imgbuild.layer import xattrs
 from imgbuild.layer.entry import NO_XATTRS, Entry, EntryType, ImagePath
 from imgbuild.layer.owners import Ownership
+from imgbuild.snapshot import attribution
+from imgbuild.snapshot.attribution import Attribution, Ids, Place
 from imgbuild.snapshot.lower import (
     LowerDirectory,
     Shown,
@@ -30,7 +32,6 @@ STUB_FILES = (b"etc/hosts", b"etc/resolv.conf")
 
 _WHITEOUT_PREFIX = b".wh."
 _SECOND = 1_000_000_000
-_NO_ID = 0xFFFFFFFF
 _CHUNK = 1 << 18
 _TYPES: dict[int, EntryType] = {
     stat.S_IFREG: "file",
@@ -48,7 +49,7 @@ class Writer(Protocol):
     def add(self, entry: Entry, content: BinaryIO | None = None) -> object: ...
 
 
-class _Directory:
+class Directory:
     """A directory being walked; `entry` waits until something below it (or itself) changed."""
 
     def __init__(self, fd: int, path: ImagePath, lower: LowerDirectory, opaque: bool) -> None:
@@ -59,6 +60,7 @@ class _Directory:
         self.opaque = opaque or is_opaque(fd)
         self.entry: Entry | None = None
         self.mtime: int | None = None
+        self.group: int | None = None  # that new things in it get
         self.items = self._list()
 
     def _list(self) -> Iterator[tuple[bytes, os.stat_result | None]]:
@@ -81,7 +83,8 @@ class ChangeWalk:
 
     With `settle`, the tree is changed to what a layer made of it would unpack to: whole seconds,
     none newer than `clamp`, no sockets; then it can serve as the unpacked layer. With `whole`, it
-    is a tree that no image is below: nothing in it is there to be mounted on.
+    is a tree that no image is below: nothing in it is there to be mounted on. `maker` is who ran
+    the command, in ids of the image.
     """
 
     def __init__(
@@ -92,14 +95,16 @@ class ChangeWalk:
         clamp: int | None = None,
         settle: bool = False,
         whole: bool = False,
+        maker: Ids = (0, 0),
     ) -> None:
         self._whole = whole
         self._writer = writer
         self._ownership = ownership
         self._clamp = clamp
         self._settle = settle
+        self._attribution = Attribution(maker, settle=settle) if ownership.single else None
         self._links: dict[tuple[int, int], Entry] = {}
-        self._stack: list[_Directory] = []
+        self._stack: list[Directory] = []
 
     def run(self, upper: int, lowers: Sequence[int]) -> None:
         """Walk `upper`, compare with `lowers` (top first); both are open directories.
@@ -107,7 +112,7 @@ class ChangeWalk:
         Raises `ImageError` for what a layer cannot hold.
         """
         lower = LowerDirectory([os.dup(fd) for fd in lowers])
-        self._stack.append(_Directory(os.dup(upper), b"", lower, opaque=False))
+        self._stack.append(Directory(os.dup(upper), b"", lower, opaque=False))
         try:
             while self._stack:
                 here = self._stack[-1]
@@ -122,12 +127,12 @@ class ChangeWalk:
             for directory in self._stack:
                 directory.close()
 
-    def _leave(self, directory: _Directory) -> None:
+    def _leave(self, directory: Directory) -> None:
         if self._settle and directory.mtime is not None:
             os.utime(directory.fd, ns=(directory.mtime, directory.mtime))
         directory.close()
 
-    def _visit(self, here: _Directory, name: bytes, status: os.stat_result) -> None:
+    def _visit(self, here: Directory, name: bytes, status: os.stat_result) -> None:
         path = here.prefix + name
         below = here.lower.look(name)
         if is_whiteout(status):
@@ -135,11 +140,7 @@ class ChangeWalk:
             if below is not None:
                 self._emit(Entry(path, "whiteout"))
             return
-        if name.startswith(_WHITEOUT_PREFIX):
-            raise ImageError(
-                f"the command made /{os.fsdecode(path)}, a name that layers reserve for removals",
-                hint="names that start with .wh. cannot be part of an image; remove the file",
-            )
+        check_name(path)
         if stat.S_ISSOCK(status.st_mode):
             self._drop_socket(here, name, path, below)
         elif stat.S_ISDIR(status.st_mode):
@@ -149,7 +150,7 @@ class ChangeWalk:
         else:
             self._visit_special(here, name, status, below)
 
-    def _drop_socket(self, here: _Directory, name: bytes, path: bytes, below: Shown | None) -> None:
+    def _drop_socket(self, here: Directory, name: bytes, path: bytes, below: Shown | None) -> None:
         if below is not None:
             self._emit(Entry(path, "whiteout"))
         if self._settle:
@@ -158,13 +159,14 @@ class ChangeWalk:
                 os.mknod(name, stat.S_IFCHR, 0, dir_fd=here.fd)
 
     def _enter(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         fd = open_directory(name, here.fd)
-        directory = _Directory(fd, path, here.lower.descend(name), here.opaque)
+        directory = Directory(fd, path, here.lower.descend(name), here.opaque)
         self._stack.append(directory)
-        entry = directory.entry = self._entry(path, status, fd)
+        entry = directory.entry = self._entry(path, status, fd, new=self._new_owner(here))
+        directory.group = attribution.inherited_group(status, entry.gid)
         directory.mtime = self._final(status) if self._settle else None
         if below is not None:
             if self._same_directory(status, entry, below, name):
@@ -189,14 +191,18 @@ class ChangeWalk:
             os.close(fd)
 
     def _visit_file(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         if self._emit_link(path, status):
             return
         fd = open_file(name, here.fd)
         with open(fd, "rb", buffering=0) as content:
-            entry = self._entry(path, status, fd)
+            if self._attribution is not None and attribution.is_apt_stub(name, status, fd):
+                if self._settle:
+                    os.unlink(name, dir_fd=here.fd)
+                return
+            entry = self._entry(path, status, fd, new=self._new_owner(here))
             if below is None:
                 if path in STUB_FILES and not status.st_size and not self._whole:
                     return
@@ -208,12 +214,12 @@ class ChangeWalk:
                     if same and _same_content(content, lower_content):
                         return
                 content.seek(0)
-            self._emit_new(entry, status, content)
+            self._emit_new(entry, status, content if entry.type == "file" else None)
             if self._settle and status.st_mtime_ns != self._final(status):
                 os.utime(fd, ns=(self._final(status),) * 2)
 
     def _visit_special(
-        self, here: _Directory, name: bytes, status: os.stat_result, below: Shown | None
+        self, here: Directory, name: bytes, status: os.stat_result, below: Shown | None
     ) -> None:
         path = here.prefix + name
         if self._emit_link(path, status):
@@ -224,9 +230,14 @@ class ChangeWalk:
         if stat.S_ISLNK(status.st_mode):
             target = os.readlink(name, dir_fd=here.fd)
             same = same and below is not None and os.readlink(name, dir_fd=below.at) == target
-        if same:
-            return
-        self._emit_new(self._entry(path, status, None, target), status, None)
+        # Copied by overlayfs or not: what equals the one below in all else is taken for it.
+        new = (0, 0) if same else self._new_owner(here)
+        entry = self._entry(path, status, (here.fd, name), target, new=new)
+        if same and below is not None:
+            lower_entry = self._entry(path, below.status, (below.at, name), target)
+            if self._same_attributes(entry, lower_entry):
+                return
+        self._emit_new(entry, status, None)
         if self._settle and status.st_mtime_ns != self._final(status):
             times = (self._final(status),) * 2
             os.utime(name, ns=times, dir_fd=here.fd, follow_symlinks=False)
@@ -263,39 +274,47 @@ class ChangeWalk:
         for entry in reversed(waiting):
             self._writer.add(entry)
 
+    def _new_owner(self, here: Directory) -> Ids:
+        """Return the owner of what is new in a directory, where the disk does not tell."""
+        return (0, 0) if self._attribution is None else self._attribution.new(here.group)
+
     def _entry(
-        self, path: ImagePath, status: os.stat_result, fd: int | None, linkname: bytes = b""
+        self,
+        path: ImagePath,
+        status: os.stat_result,
+        place: Place,
+        linkname: bytes = b"",
+        *,
+        new: Ids = (0, 0),
     ) -> Entry:
         kind = _TYPES[stat.S_IFMT(status.st_mode)]
-        found: dict[str, bytes] = {}
-        if fd is not None:
-            for name in os.listxattr(fd):
-                if xattrs.keep(name) or name == xattrs.OWNER:
-                    found[name] = os.getxattr(fd, name)
-        uid, gid = self._owner(path, status, found.pop(xattrs.OWNER, None))
+        found = self._attributes(place) if isinstance(place, int) else {}
+        if self._attribution is None:
+            uid, gid = self._owner(path, status)
+        else:
+            uid, gid = self._attribution.owner(place, found, new)
+        size = status.st_size if kind == "file" else 0
+        rdev = None
+        if kind in {"char", "block"}:
+            rdev = (os.major(status.st_rdev), os.minor(status.st_rdev))
+        elif kind == "file" and (node := attribution.device(found)) is not None:
+            kind, size, rdev = node[0], 0, node[1:]
+        for name in attribution.RECORDS & found.keys():
+            del found[name]
         if xattrs.CAPABILITY in found:
             found[xattrs.CAPABILITY] = xattrs.to_v2(found[xattrs.CAPABILITY])
-        return Entry(
-            path,
-            kind,
-            stat.S_IMODE(status.st_mode),
-            uid,
-            gid,
-            status.st_mtime_ns // _SECOND,
-            status.st_size if kind == "file" else 0,
-            linkname,
-            (os.major(status.st_rdev), os.minor(status.st_rdev))
-            if kind in {"char", "block"}
-            else None,
-            found,
-        )
+        mtime = status.st_mtime_ns // _SECOND
+        mode = stat.S_IMODE(status.st_mode)
+        return Entry(path, kind, mode, uid, gid, mtime, size, linkname, rdev, found)
 
-    def _owner(
-        self, path: ImagePath, status: os.stat_result, recorded: bytes | None
-    ) -> tuple[int, int]:
+    def _attributes(self, fd: int) -> dict[str, bytes]:
+        """Read those that belong to the image, and records where there are any."""
+        records = attribution.RECORDS if self._attribution is not None else frozenset()
+        names = os.listxattr(fd)
+        return {n: os.getxattr(fd, n) for n in names if xattrs.keep(n) or n in records}
+
+    def _owner(self, path: ImagePath, status: os.stat_result) -> Ids:
         ownership = self._ownership
-        if ownership.single:
-            return _recorded_owner(recorded)
         uid, gid = status.st_uid - ownership.shift, status.st_gid - ownership.shift
         if not (0 <= uid < ownership.count and 0 <= gid < ownership.count):
             raise SandboxError(
@@ -307,7 +326,11 @@ class ChangeWalk:
 
     @staticmethod
     def _same_attributes(one: Entry, other: Entry) -> bool:
-        return (one.uid, one.gid, one.xattrs) == (other.uid, other.gid, other.xattrs)
+        return (
+            (one.uid, one.gid, one.xattrs) == (other.uid, other.gid, other.xattrs)
+            and one.type == other.type
+            and one.rdev == other.rdev
+        )
 
     def _final(self, status: os.stat_result) -> int:
         """Return the time that the layer will have, in nanoseconds."""
@@ -317,13 +340,13 @@ class ChangeWalk:
         return seconds * _SECOND
 
 
-def _recorded_owner(recorded: bytes | None) -> tuple[int, int]:
-    uid, _, gid = (recorded or b"0:0").partition(b":")
-    # The command can set the attribute itself, to anything.
-    if uid.isdigit() and gid.isdigit() and len(uid) < 11 and len(gid) < 11:
-        owner = int(uid), int(gid)
-        return owner if max(owner) < _NO_ID else (0, 0)
-    return 0, 0
+def check_name(path: ImagePath) -> None:
+    """Raise `ImageError` for what would be a whiteout in a layer."""
+    if path.rpartition(b"/")[2].startswith(_WHITEOUT_PREFIX):
+        raise ImageError(
+            f"the command made /{os.fsdecode(path)}, a name that layers reserve for removals",
+            hint="names that start with .wh. cannot be part of an image; remove the file",
+        )
 
 
 def _same_metadata(one: os.stat_result, other: os.stat_result) -> bool:

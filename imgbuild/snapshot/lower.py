@@ -5,7 +5,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from imgbuild.layer import xattrs
+from imgbuild import inroot
+from imgbuild.layer import marks, xattrs
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,6 +41,18 @@ def open_file(name: bytes, at: int) -> int:
     return os.open(name, _FILE, dir_fd=at)
 
 
+def has_directory(tree: str, path: bytes) -> bool:
+    """Tell whether a tree of one layer has a directory, by whatever links of its own."""
+    root = os.open(tree, _DIRECTORY)
+    try:
+        os.close(inroot.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    finally:
+        os.close(root)
+    return True
+
+
 class LowerDirectory:
     """One directory of an image's unpacked layers: those that have it, top first, by descriptor.
 
@@ -56,7 +69,7 @@ class LowerDirectory:
                 status = os.stat(name, dir_fd=part, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            return None if is_whiteout(status) else Shown(status, part)
+            return None if marks.is_whiteout(status, name, part) else Shown(status, part)
         return None
 
     def descend(self, name: bytes) -> "LowerDirectory":

@@ -5,8 +5,9 @@ Nothing is started, made or read before something has to be unpacked or run.
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -15,8 +16,8 @@ from imgbuild.errors import ImgbuildError
 from imgbuild.layer.stream import write_all
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest
-from imgbuild.sandbox.idmap import IdMap
 from imgbuild.sandbox.session import Session
+from imgbuild.snapshot.copied import Copies, View
 from imgbuild.snapshot.crew import Crew
 from imgbuild.snapshot.remove import empty_directory
 from imgbuild.snapshot.request import Request, receive, widen
@@ -37,30 +38,32 @@ class Roots:
 
     `trees` holds unpacked layers, in one folder for each id mapping. `open_layer` gives the
     uncompressed tar of a layer and raises at its end when it is not what it should be. `start`
-    launches the session with `WORKER`; `scratch` makes the directory for the build's steps;
-    `abandoned` names such directories of builds that are gone.
+    launches the session with `WORKER`, and is given the directory that steps will be in if there
+    will be any; `scratch` makes that; `abandoned` names such directories of builds that are gone.
+    `view` shows layers by their indexes; without it, what a command touched counts as changed where
+    roots are copies. `files` gives "hosts", "resolv.conf" and, for a network of the session's
+    own, "resolv.private"; what is left out is the image's.
     """
 
     def __init__(
         self,
-        idmap: IdMap,
         trees: Path,
         scratch: Callable[[], Path],
         open_layer: Callable[[Layer], BinaryIO],
-        start: Callable[[], Session],
+        start: Callable[[Path | None], Session],
         *,
         abandoned: Callable[[], Iterable[Path]] = tuple,
+        files: Callable[[], Mapping[str, str]] = dict,
+        view: View | None = None,
     ) -> None:
-        self._ownership = {
-            "shift": idmap.shift,
-            "count": idmap.count,
-            "single": idmap.kind == "single",
-        }
-        self._trees = Trees(trees / idmap.key)
+        self._place_of_trees = trees
         self._make_scratch = scratch
         self._open_layer = open_layer
         self._start = start
         self._abandoned = abandoned
+        self.files = files
+        self.written: Mapping[str, str] = {}
+        self._view = view
         self._lock = threading.RLock()
         self._running: Session | None = None
         self._early: threading.Thread | None = None
@@ -76,6 +79,8 @@ class Roots:
         Those that are not there are unpacked, some at a time. Raises `ImageError` for a layer
         that is malformed, and what `open_layer` raises; of several errors, the lowest layer's.
         """
+        if not layers:
+            return []
         distinct = list({layer.diff_id: layer for layer in layers}.values())
         todo = [n for n, layer in enumerate(distinct) if not self._trees.is_whole(layer.diff_id)]
         if todo:
@@ -90,8 +95,11 @@ class Roots:
 
     def workspace(self, layers: Sequence[Layer]) -> Workspace:
         """Return a root of these layers (bottom first) that a command can change."""
+        if self.session.tier.root == "copy":
+            return self._copies.workspace(layers)
         lowers = self.stacked(layers)
-        return Workspace(self.session, lowers, self._take_place(), self._ownership, self)
+        place = self.take_place()
+        return Workspace(self.session, lowers, place, self._ownership, self, self.written)
 
     def grow(self, name: str, write_tar: WriteTar) -> Path:
         """Return a tree for the steps of this build; `write_tar` fills it, once for each name."""
@@ -151,9 +159,23 @@ class Roots:
         """Return the session, started at first need."""
         with self._lock:
             if self._running is None:
-                self._running = self._start()
+                self._scratch = self._scratch or self._make_scratch()
+                self._running = self._start(self._scratch)
                 self._sweep()
             return self._running
+
+    @cached_property
+    def _ownership(self) -> dict[str, Any]:
+        idmap = self.session.tier.idmap
+        return {"shift": idmap.shift, "count": idmap.count, "single": idmap.kind == "single"}
+
+    @cached_property
+    def _copies(self) -> Copies:
+        return Copies(self, self._ownership, self._view)
+
+    @cached_property
+    def _trees(self) -> Trees:
+        return Trees(self._place_of_trees / self.session.tier.idmap.key)
 
     def start_early(self) -> None:
         """Start the session while the caller gets ready for what it will ask for.
@@ -175,10 +197,18 @@ class Roots:
         with self._lock:
             session, self._running = self._running, None
         self._settle()
-        if session is None:
-            return
         try:
-            if self._scratch is not None:
+            if session is not None:
+                self._clear(session)
+        finally:
+            if self._scratch is not None:  # what no session ever used, or only covered
+                with suppress(OSError):
+                    self._scratch.rmdir()
+
+    def _clear(self, session: Session) -> None:
+        try:
+            # What is in memory goes with the session.
+            if self._scratch is not None and session.tier.root != "memory":
                 session.request("remove", {"paths": [str(self._scratch)]})
         finally:
             session.close()
@@ -207,16 +237,23 @@ class Roots:
             except FileNotFoundError:
                 continue
             except PermissionError:
-                session = self.session
+                session = self._session_to_remove()
                 self._settle()
                 session.request("empty", {"path": str(folder)})
+
+    def _session_to_remove(self) -> Session:
+        """Return a session that keeps nothing in the folders it empties."""
+        with self._lock:
+            if self._running is None:
+                self._running = self._start(None)
+            return self._running
 
     # --- what a workspace asks for ---
 
     def adopt(self, diff_id: Digest, upper: Path) -> None:
         """Make an upper directory the tree of a layer, unless there is one."""
-        if self._trees.is_whole(diff_id):
-            return
+        if self.session.tier.root != "overlay" or self._trees.is_whole(diff_id):
+            return  # elsewhere it cannot be renamed to: who needs the tree unpacks it
         with self._trees.making(diff_id) as lock:
             if not self._trees.is_whole(diff_id):
                 target = str(self._trees.new(diff_id))
@@ -244,7 +281,7 @@ class Roots:
             reader, writer = os.pipe()
             request = Request(self.session, "unpack", params, (reader, lock, ready), own=(reader,))
             try:
-                self._feed(layers[number], writer)
+                self.feed(layers[number], writer)
             except BaseException:
                 request.join()
                 # While the lock is held: the next one to hold it starts in the same place.
@@ -254,7 +291,7 @@ class Roots:
             request.result()
             self._commit(diff_id, lock)
 
-    def _feed(self, layer: Layer, pipe: int) -> None:
+    def feed(self, layer: Layer, pipe: int) -> None:
         """Send a layer's tar; when the worker hangs up, its reply says why."""
         with open(pipe, "wb", buffering=0) as out, self._open_layer(layer) as stream:
             widen(pipe)
@@ -271,19 +308,22 @@ class Roots:
 
     def _sweep(self) -> None:
         """Remove what builds left that were killed."""
-        if abandoned := [str(path) for path in self._abandoned()]:
+        if abandoned := [str(path) for path in self._abandoned() if not _is_removed(path)]:
             self._later("remove", {"paths": abandoned})
         for path, lock in self._trees.leftovers():
             self._later("remove", {"paths": [str(path)]}, *lock)
 
-    def _take_place(self) -> Path:
+    def take_place(self) -> Path:
         with self._lock:
             if not self._places:
                 self._places = self._prepare()
             return self._places.pop()
 
     def _prepare(self) -> list[Path]:
+        session = self.session
         shared = not self._made
+        if shared:
+            self.written = self.files()
         top = self._top()
         names = [str(number) for number in range(self._made, self._made + _BATCH)]
         self._made += _BATCH
@@ -292,8 +332,10 @@ class Roots:
             "places": names,
             "owner": self._ownership["shift"],
             "shared": shared,
+            "files": dict(self.written),
+            "single": self._ownership["single"],
         }
-        self.session.request("prepare", params)
+        session.request("prepare", params)
         return [top / name for name in reversed(names)]
 
     def _top(self) -> Path:
@@ -314,3 +356,12 @@ class Roots:
         with self._lock:
             self._background = [other for other in self._background if other.is_running]
             self._background.append(request)
+
+
+def _is_removed(path: Path) -> bool:
+    """Remove an empty directory, as is left where a session covered it."""
+    try:
+        path.rmdir()
+    except OSError:
+        return False
+    return True

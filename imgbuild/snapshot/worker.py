@@ -8,9 +8,10 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 from imgbuild import inroot
 from imgbuild.errors import ImageError
@@ -18,18 +19,19 @@ from imgbuild.layer.extract import extract
 from imgbuild.layer.index import encode_entry
 from imgbuild.layer.owners import Ownership
 from imgbuild.layer.tarwrite import TarWriter
-from imgbuild.sandbox.child import overlay
+from imgbuild.sandbox.child import network, overlay
 from imgbuild.sandbox.child.serve import Handler, serve
+from imgbuild.snapshot import scan
+from imgbuild.snapshot.attribution import APT_FOLDER, APT_NAME, APT_TEXT
 from imgbuild.snapshot.changes import STUB_DIRECTORIES, STUB_FILES, ChangeWalk
 from imgbuild.snapshot.mountverbs import VERBS as MOUNT_VERBS
 from imgbuild.snapshot.remove import empty_directory, remove_tree
+from imgbuild.snapshot.scanned import Known, ScanWalk
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CHUNK = 1 << 20
 # A path of the image leads nowhere, or to what can never be opened (a socket).
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
-# What BuildKit gives a RUN step.
-_HOSTS = b"127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
 def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
@@ -38,13 +40,23 @@ def prepare(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
     owner = params["owner"]
     if params["shared"]:
         _make_skeleton(top + b"/skeleton", owner)
-        _write(top + b"/hosts", _HOSTS, owner)
-        _write(top + b"/resolv.conf", _name_servers(), owner)
+        if params["single"]:
+            _make_apt_skeleton(top + b"/skeleton-apt", owner)
+        for name, text in params["files"].items():
+            _write(top + b"/" + name.encode(), text.encode("utf-8", "surrogateescape"), owner)
     for name in params["places"]:
         place = top + b"/" + name.encode()
         os.mkdir(place, 0o700)
         _make_directory(place + b"/upper", owner)
         os.mkdir(place + b"/work", 0o700)
+    return {}
+
+
+def renew(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Make the directory anew that an overlay works in: the kernel takes none for a second time."""
+    work = os.fsencode(params["work"])
+    remove_tree(work)
+    os.mkdir(work, 0o700)
     return {}
 
 
@@ -70,12 +82,29 @@ def unpack(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     try:
         with open(stream_fd, "rb", buffering=_CHUNK) as stream:
             notes = extract(stream, target, ownership, _Parents(params["parents"], ready))
-            while stream.read(_CHUNK):
-                pass  # the writer may go on after the end of the archive
+            _drain(stream)
     except BaseException:
         remove_tree(os.fsencode(target))
         raise
     return {"notes": notes}
+
+
+def unpack_over(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Unpack the tar that comes through the first descriptor over the layers below it."""
+    target = os.fsencode(params["target"])
+    ownership = Ownership(**params["ownership"])
+    if not os.path.lexists(target):
+        _make_directory(target, ownership.shift)
+    root = os.open(target, _DIRECTORY)
+    with open(fds[0], "rb", buffering=_CHUNK) as stream:
+        notes = extract(stream, root, ownership, merge=True)
+        _drain(stream)
+    return {"notes": notes}
+
+
+def _drain(stream: BinaryIO) -> None:
+    while stream.read(_CHUNK):
+        pass  # the writer may go on after the end of the archive
 
 
 class _Parents(Sequence[Path]):
@@ -104,19 +133,72 @@ def changes(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
     """Write what a step changed as a tar to the first descriptor, its index to the second."""
     upper = os.open(params["upper"], _DIRECTORY)
     lowers = [os.open(lower, _DIRECTORY) for lower in params["lowers"]]
-    with open(fds[0], "wb", buffering=_CHUNK) as tar, open(fds[1], "wb", buffering=_CHUNK) as lines:
-        writer = TarWriter(
-            tar.write, lambda entry: lines.write(encode_entry(entry)), params["clamp"]
-        )
+    with _layer(fds, params["clamp"]) as writer:
         walk = ChangeWalk(
             writer,
             Ownership(**params["ownership"]),
             clamp=params["clamp"],
             settle=params["settle"],
+            maker=tuple(params["maker"]),
         )
         walk.run(upper, lowers)
         writer.finish()
     return {}
+
+
+def record(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Keep what a root holds before a step, in a file."""
+    if not os.path.lexists(params["root"]):  # of an image without layers
+        _make_directory(os.fsencode(params["root"]), params["owner"])
+    with open(params["file"], "wb", buffering=_CHUNK) as out:
+        scan.record(os.open(params["root"], _DIRECTORY), out)
+    return {}
+
+
+def compare(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Write how a root differs from what was recorded to the first descriptor."""
+    root = os.open(params["root"], _DIRECTORY)
+    with (
+        open(params["file"], "rb", buffering=_CHUNK) as before,
+        open(fds[0], "wb", buffering=_CHUNK, closefd=False) as out,
+    ):
+        differences = scan.compare(scan.recorded(before), scan.walk(root))
+        return {"touched": scan.write_changes(differences, out)}
+
+
+def scanned(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+    """Write what a step changed as a tar to the first descriptor, its index to the second.
+
+    The third has what `compare` found, the fourth what the layers below have where something was
+    touched.
+    """
+    root = os.open(params["root"], _DIRECTORY)
+    with (
+        _layer(fds, params["clamp"]) as writer,
+        open(fds[2], "rb", buffering=_CHUNK) as found,
+        open(fds[3], "rb", buffering=_CHUNK) as known,
+    ):
+        walk = ScanWalk(
+            writer,
+            Ownership(**params["ownership"]),
+            clamp=params["clamp"],
+            settle=params["settle"],
+        )
+        walk.run_changes(root, found, Known(known).look)
+        writer.finish()
+    return {}
+
+
+@contextmanager
+def _layer(fds: Sequence[int], clamp: int | None) -> Iterator[TarWriter]:
+    """Give a writer whose tar goes to the first descriptor, and the index to the second."""
+    with open(fds[0], "wb", buffering=_CHUNK) as tar, open(fds[1], "wb", buffering=_CHUNK) as lines:
+        yield TarWriter(tar.write, lambda entry: lines.write(encode_entry(entry)), clamp)
+
+
+def open_in_directory(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    """Open something in a root that is a directory for reading, as `open_path` does."""
+    return {}, [_open_in(os.open(params["root"], _DIRECTORY), params["path"])]
 
 
 def open_path(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[int]]:
@@ -125,13 +207,16 @@ def open_path(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], 
     Raises `ImageError` for what is not there.
     """
     root = overlay.mount([os.fsencode(lower) for lower in params["lowers"]], None, None)
-    path = os.fsencode(params["path"])
+    return {}, [_open_in(root, params["path"])]
+
+
+def _open_in(root: int, path: str) -> int:
     try:
-        return {}, [inroot.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK)]
+        return inroot.open_in_root(root, os.fsencode(path), os.O_RDONLY | os.O_NONBLOCK)
     except OSError as problem:
         if problem.errno not in _NOT_THERE:
             raise
-        raise ImageError(f"/{params['path']} of the image: {problem.strerror}") from None
+        raise ImageError(f"/{path} of the image: {problem.strerror}") from None
 
 
 def move(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
@@ -164,6 +249,16 @@ def _make_skeleton(top: bytes, owner: int) -> None:
         _write(top + b"/" + name, b"", owner)
 
 
+def _make_apt_skeleton(top: bytes, owner: int) -> None:
+    """Make the same for images with apt, which cannot change its user where there is one id."""
+    _make_skeleton(top, owner)
+    path = top + b"/etc"
+    for name in APT_FOLDER.split(b"/")[1:]:
+        path += b"/" + name
+        _make_directory(path, owner)
+    _write(path + b"/" + APT_NAME, APT_TEXT, owner)
+
+
 def _make_directory(path: bytes, owner: int) -> None:
     os.mkdir(path, 0o755)
     os.chown(path, owner, owner)
@@ -175,23 +270,22 @@ def _write(path: bytes, data: bytes, owner: int) -> None:
         os.fchown(file.fileno(), owner, owner)
 
 
-def _name_servers() -> bytes:
-    try:
-        with open("/etc/resolv.conf", "rb") as file:
-            return file.read(1 << 16)
-    except OSError:
-        return b""
-
-
 VERBS: dict[str, Handler] = {
     "prepare": prepare,
     "script": write_script,
     "unpack": unpack,
     "changes": changes,
     "open": open_path,
+    "unpack over": unpack_over,
+    "record": record,
+    "compare": compare,
+    "scanned": scanned,
+    "open in": open_in_directory,
     "move": move,
     "remove": remove,
     "empty": empty,
+    "renew": renew,
+    "network": network.make,
     **MOUNT_VERBS,
 }
 

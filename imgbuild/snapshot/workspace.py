@@ -3,10 +3,11 @@
 import os
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 from imgbuild.errors import ImageError
@@ -15,6 +16,8 @@ from imgbuild.layer.index import decode_entry
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.session import Running, Session
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
+from imgbuild.snapshot.attribution import APT_FOLDER
+from imgbuild.snapshot.lower import has_directory
 from imgbuild.snapshot.request import receive
 
 _CHUNK = 1 << 20
@@ -41,29 +44,58 @@ class Workspace:
         place: Path,
         ownership: dict[str, Any],
         keeper: Keeper,
+        files: Collection[str] = ("hosts", "resolv.conf"),
     ) -> None:
         self._session = session
         self._lowers = tuple(map(str, lowers))
         self._place = place
         self._ownership = ownership
         self._keeper = keeper
+        self._files = files
         self._mounts = 0
+        self._maker = (0, 0)
 
     @property
     def rootfs(self) -> OverlayRoot:
         """The root as the sandbox mounts it, with something to mount on at the very bottom."""
-        skeleton = str(self._place.parent / "skeleton")
+        name = "skeleton-apt" if self._ownership["single"] and self._has_apt() else "skeleton"
+        skeleton = str(self._place.parent / name)
         return OverlayRoot((*self._lowers, skeleton), str(self._upper), str(self._place / "work"))
 
-    def run(self, spec: SandboxSpec, *, stdin: int, stdout: int, stderr: int) -> Running:
-        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors."""
-        shared = self._place.parent
-        files = (
-            FileMount(str(shared / "hosts"), "/etc/hosts"),
-            FileMount(str(shared / "resolv.conf"), "/etc/resolv.conf"),
-        )
+    def _has_apt(self) -> bool:
+        return any(has_directory(lower, APT_FOLDER) for lower in self._lowers)
+
+    def run(
+        self,
+        spec: SandboxSpec,
+        *,
+        stdin: int,
+        stdout: int,
+        stderr: int,
+        lent: Mapping[str, int] = MappingProxyType({}),
+    ) -> Running:
+        """Start a command in the root; `spec` needs no root. The caller keeps its descriptors.
+
+        `lent` is as `Session.run` has it.
+        """
+        self._maker = (spec.uid, spec.gid)
+        files = self._host_files(spec)
         spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
-        return self._session.run(spec, stdin, stdout, stderr)
+        return self._session.run(spec, stdin, stdout, stderr, lent)
+
+    def _host_files(self, spec: SandboxSpec) -> Iterator[FileMount]:
+        """Yield the files of this machine that a command finds in its root."""
+        shared = self._place.parent
+        resolver = "resolv.private" if spec.network == "private" else "resolv.conf"
+        for name, target in (("hosts", "/etc/hosts"), (resolver, "/etc/resolv.conf")):
+            if name in self._files:
+                yield FileMount(str(shared / name), target)
+
+    def renew(self) -> None:
+        """Let one more command run on what the last one left."""
+        root = self.rootfs
+        if isinstance(root, OverlayRoot):
+            self._session.request("renew", {"work": root.work})
 
     def add_script(self, text: str, target: str) -> FileMount:
         """Make an executable file of the container's root, for `run` to show at `target`."""
@@ -101,21 +133,29 @@ class Workspace:
         those of the layer, which `keep` needs. Raises `ImageError` for what a layer cannot hold;
         part of the tar may have been written by then.
         """
-        params = {
-            "upper": str(self._upper),
-            "lowers": list(self._lowers),
-            "ownership": self._ownership,
-            "clamp": clamp,
-            "settle": settle,
-        }
-        with self._nameless() as lines:
-            receive(self._session, "changes", params, write, (lines.fileno(),))
+        with self._nameless() as lines, self._asking() as (verb, params, fds):
+            params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
+            params["maker"] = self._maker
+            receive(self._session, verb, params, write, (lines.fileno(), *fds))
             lines.seek(0)
             for line in lines:
                 index(decode_entry(line))
 
+    @contextmanager
+    def _asking(self) -> Iterator[tuple[str, dict[str, Any], Sequence[int]]]:
+        """Give the verb that finds changes, where to look, and further descriptors for it."""
+        yield "changes", {"upper": str(self._upper), "lowers": list(self._lowers)}, ()
+
     def _nameless(self) -> BinaryIO:
-        fd = os.open(self._place, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # Not in `place` itself: what a session covers with a file system in memory, it alone sees.
+        folder = self._place.parent
+        try:
+            fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:  # overlayfs before Linux 6.2, NFS
+            from tempfile import mkstemp  # takes long to load
+
+            fd, name = mkstemp(dir=folder)
+            os.unlink(name)
         return open(fd, "r+b", buffering=_CHUNK)
 
     def open(self, path: bytes) -> BinaryIO:
@@ -123,13 +163,16 @@ class Workspace:
 
         Raises `ImageError` for anything else.
         """
-        lowers = [str(self._upper), *self.rootfs.lowers]
         shown = os.fsdecode(path)
-        _, fds = self._session.request("open", {"lowers": lowers, "path": shown})
+        fds = self._open(shown)
         if not stat.S_ISREG(os.fstat(fds[0]).st_mode):
             os.close(fds[0])
             raise ImageError(f"/{shown} is not a regular file in the image")
         return open(fds[0], "rb")
+
+    def _open(self, path: str) -> Sequence[int]:
+        lowers = [str(self._upper), *self.rootfs.lowers]
+        return self._session.request("open", {"lowers": lowers, "path": path})[1]
 
     def keep(self, diff_id: Digest) -> None:
         """Let the settled upper directory be the unpacked tree of the layer made from it.

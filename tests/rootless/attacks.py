@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from imgbuild.sandbox.child.syscall_numbers import numbers
@@ -122,9 +123,9 @@ SHELL = {
     "timer_list": 'test -z "$(cat /proc/timer_list)" && echo held',
     "interrupts": 'test -z "$(cat /proc/interrupts)" && echo held',
     "firmware": 'test -z "$(ls /sys/firmware)" && echo held',
-    "character device": "mknod /tmp/null c 1 3 || echo held",
-    "block device": "mknod /tmp/disk b 8 0 || echo held",
-    "device in /dev": "mknod /dev/disk b 8 0 || echo held",
+    "character device": "mknod /tmp/null c 1 3; test -c /tmp/null || echo held",
+    "block device": "mknod /tmp/disk b 8 0; test -b /tmp/disk || echo held",
+    "device in /dev": "mknod /dev/disk b 8 0; test -b /dev/disk || echo held",
     "remount": "mount -o remount,rw /proc/sys || echo held",
     "bind": "mount -o bind /proc/sys /tmp || echo held",
     "unmask": "umount /proc/keys || echo held",
@@ -133,7 +134,7 @@ SHELL = {
     "standard input is empty": 'test -z "$(cat)" && echo held',
     "own processes only": "test $(ls -d /proc/[0-9]* | wc -l) -lt 6 && echo held",
     "parent's root": "ls /proc/1/root/../../root_of_host || echo held",
-    "foreign id": "chown 300000000 /tmp || echo held",
+    "foreign id": "chown 300000000 /tmp; test $(stat -c %u /tmp) = 0 && echo held",
     "whiteout by hand": "mknod /tmp/w c 0 0 || echo held",
     "memory of the first process": "head -c1 /proc/1/mem >/dev/null || echo held",
     "its root is ours": 'test "$(ls /proc/1/root)" = "$(ls /)" && echo held',
@@ -156,7 +157,64 @@ SHELL = {
 }
 
 
-def main(place: Path) -> None:
+def escape(marker: str) -> bytes:
+    """Assemble the classic way out of a changed root: a directory held from above the next one.
+
+    It ends with 0 where `marker` of this machine can be seen.
+    """
+    table = numbers("x86_64")
+    held = 3  # the first descriptor that is free
+    up = [(table["chdir"], b"..")] * 20
+    calls: tuple[Call, ...] = (
+        (table["mkdir"], b"/tmp/below", 0o755),
+        (table["open"], b"/", 0o200000, 0),
+        (table["chroot"], b"/tmp/below"),
+        (table["fchdir"], held),
+        *up,
+        (table["chroot"], b"."),
+        (table["access"], os.fsencode(marker), 0),
+    )
+    return program(*calls)
+
+
+def signal_by_directory(pid: int) -> bytes:
+    """Assemble a program that sends signal 0 to a process by its directory in /proc."""
+    table = numbers("x86_64")
+    opening: Call = (table["open"], b"/proc/%d" % pid, 0o200000, 0)
+    return program(opening, (table["pidfd_send_signal"], LAST, 0, 0, 0))
+
+
+# The same, for what can be tried on the directories of all processes that /proc shows. A process
+# is a command's own when it is in the same PID namespace, which only its own can tell.
+_OTHERS = """
+own=$(readlink /proc/self/ns/pid)
+for p in /proc/[0-9]*; do
+    if ( {attempt} ) >/dev/null 2>&1; then test "$(readlink $p/ns/pid)" = "$own" || echo reached $p; fi
+done; echo held
+"""
+OTHERS = {
+    "environment of others": "cat $p/environ",
+    "memory of others": ": < $p/mem",
+    "descriptors of others": "for f in $p/fd/*; do readlink $f && exit 0; done; exit 1",
+    "working directory of others": "ls $p/cwd/",
+    "program of others": 'test -n "$(readlink $p/exe)"',
+    "stack of others": "test -s $p/maps && cat $p/maps",
+}
+_ANY = """
+for p in /proc/[0-9]*; do ( {attempt} ) >/dev/null 2>&1 && echo reached $p; done; echo held
+"""
+ANY = {
+    "roots of others": "ls $p/root/ && ! test $p/root/ -ef /",
+    "out of memory for others": "(echo 999 > $p/oom_score_adj) && test $(cat $p/oom_score_adj) = 999 && ! test -e $p/root/attacks",
+    "signals to others": "test ${p#/proc/} -gt 100 && kill -0 ${p#/proc/}",
+}
+SHELL |= {name: _OTHERS.format(attempt=attempt) for name, attempt in OTHERS.items()}
+SHELL |= {name: _ANY.format(attempt=attempt) for name, attempt in ANY.items()}
+# What only holds where /proc shows nothing but the step.
+OWN_PROC = frozenset({"own processes only", "its root is ours"})
+
+
+def main(place: Path, isolation: str = "auto", runtimes: tuple[str, ...] = ()) -> None:
     """Try everything; print what happened."""
     results: dict[str, tuple[int, str]] = {}
     os.environ["SECRET"] = "secret of the caller"
@@ -164,12 +222,14 @@ def main(place: Path) -> None:
     name = f"imgbuild-attack-{os.getpid()}".encode()  # others may test at the same time
     listener.bind(b"\0" + name)
     listener.listen()
-    with Bench(place) as bench:
+    with Bench(place, isolation, runtimes) as bench:
         if SUPPORTED:
             folder = bench.base / "attacks"
             folder.mkdir()
             files = {name: code for name, (code, _) in programs().items()}
             files["abstract"] = abstract_connect(name)
+            files["escape"] = escape(str(bench.place))
+            files["signal by directory"] = signal_by_directory(os.getpid())
             for name, code in files.items():
                 (folder / name).write_bytes(code)
                 (folder / name).chmod(0o755)
@@ -179,14 +239,12 @@ def main(place: Path) -> None:
         mounts = (bench.mount("nameserver 127.0.0.1\n", "/etc/resolv.conf"),)
         for name in files:
             results[name] = bench.run([f"/attacks/{name}"])
+        results["tier"] = (0, json.dumps(asdict(bench.session.tier)))
         for name, command in SHELL.items():
             results[name] = bench.run(f"exec 2>/dev/null; {command}", mounts=mounts)
         results["status"] = bench.run(["cat", "/proc/self/status"])
-        results["status of a user"] = (0, "")
-        if bench.idmap.kind != "single":
-            results["status of a user"] = bench.run(
-                ["cat", "/proc/self/status"], uid=1000, gid=1000
-            )
+        user = {"uid": 1000, "gid": 1000}
+        results["status of a user"] = bench.run(["cat", "/proc/self/status"], **user)
         results["mounts"] = bench.run("cat /proc/mounts")
     json.dump(results, sys.stdout)
 

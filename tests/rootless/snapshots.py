@@ -7,19 +7,19 @@ import os
 import socket
 import stat
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from imgbuild import inroot
+from imgbuild import inroot, recorded
 from imgbuild.layer.entry import Entry
 from imgbuild.layer.tarread import scan
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.digest import digest_bytes
 from imgbuild.sandbox.child import overlay
-from imgbuild.sandbox.idmap import choose_idmap
-from imgbuild.sandbox.launch import launch
+from imgbuild.sandbox.choice import candidates, start
+from imgbuild.sandbox.idmap import IdMap
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.snapshot import worker
@@ -36,24 +36,24 @@ OLD = 1_000_000_000
 class Shelf:
     """A store's worth of folders, and layers kept in memory."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, isolation: str = "auto") -> None:
         self.place = place
+        self._isolation = isolation
         self.trees = place / "layers"
         self.steps = place / "steps"
         self.trees.mkdir(exist_ok=True)
         self.steps.mkdir(exist_ok=True)
-        self.idmap = choose_idmap(SEARCH_PATH)
         self.tars: dict[str, bytes] = {}
         self.opened: list[str] = []
         self.abandoned: list[Path] = []
         self.open_layer: Callable[[Layer], BinaryIO] = self._open
         self.roots = Roots(
-            self.idmap,
             self.trees,
             self._scratch,
             lambda layer: self.open_layer(layer),  # noqa: PLW0108 - tests replace it
             self._start,
             abandoned=lambda: self.abandoned,
+            view=self._view,
         )
 
     def __enter__(self) -> Self:
@@ -127,14 +127,8 @@ class Shelf:
 
     def view(self, *layers: Layer) -> dict[str, Any]:
         """Describe an image as look-ups in its indexes do, in the terms of `_plain`."""
-        files = []
-        for layer in layers:
-            entries: list[Entry] = []
-            scan(io.BytesIO(self.tars[layer.diff_id]), entries.append)
-            opener = partial(io.BytesIO, self.tars[layer.diff_id])
-            files.append(LayerFiles(partial(list, entries), opener))
         found: dict[str, Any] = {}
-        with RootView(files) as view:
+        with self._view(layers) as view:
             for path, entry in view.walk(b""):
                 mode = 0 if entry.type == "symlink" else entry.mode
                 row: list[Any] = [entry.type, mode, entry.mtime, entry.linkname.decode()]
@@ -143,6 +137,25 @@ class Shelf:
                         row.append(hashlib.sha256(content.read()).hexdigest())
                 found[os.fsdecode(path)] = row
         return found
+
+    def _view(self, layers: Sequence[Layer]) -> RootView:
+        files = []
+        for layer in layers:
+            entries: list[Entry] = []
+            scan(io.BytesIO(self.tars[layer.diff_id]), entries.append)
+            opener = partial(io.BytesIO, self.tars[layer.diff_id])
+            files.append(LayerFiles(partial(list, entries), opener))
+        return RootView(files)
+
+    def describe(self, workspace: Workspace) -> dict[str, Any]:
+        """Describe a root that is a directory, but for what is no part of an image."""
+        owner = self.roots.session.tier.idmap.shift
+        params = {"directory": workspace.rootfs.path, "shift": owner}
+        _, fds = self.roots.session.request("scan", params)
+        with open(fds[0], "rb") as file:
+            found: dict[str, Any] = json.load(file)
+        outside = ("dev", "proc", "sys")
+        return {path: row for path, row in found.items() if path.split("/")[0] not in outside}
 
     def empty(self) -> Path:
         # An overlay wants two directories at least.
@@ -159,8 +172,17 @@ class Shelf:
         path.mkdir()
         return path
 
-    def _start(self) -> Session:
-        return launch(self.idmap, "tests.rootless.snapshots", [self.place])
+    @property
+    def idmap(self) -> IdMap:
+        return self.roots.session.tier.idmap
+
+    def _start(self, steps: Path | None) -> Session:
+        return start(
+            candidates(SEARCH_PATH, self._isolation),
+            "tests.rootless.snapshots",
+            [self.place],
+            steps,
+        )
 
 
 def check(place: Path, scripts: dict[str, str]) -> dict[str, Any]:
@@ -235,7 +257,10 @@ def _by_root(found: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _scan(params: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
     """Describe a stack of trees as overlayfs shows it."""
-    root = overlay.mount([os.fsencode(path) for path in params["lowers"]], None, None)
+    if "directory" in params:
+        root = os.open(params["directory"], os.O_RDONLY | os.O_DIRECTORY)
+    else:
+        root = overlay.mount([os.fsencode(path) for path in params["lowers"]], None, None)
     found: dict[str, Any] = {}
     links: dict[tuple[int, int], str] = {}
 
@@ -253,7 +278,10 @@ def _scan(params: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[in
                 found[path].append(os.readlink(name, dir_fd=directory))
             elif stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
-                found[path].append({x: os.getxattr(fd, x).hex() for x in os.listxattr(fd)})
+                attributes = {x: os.getxattr(fd, x) for x in os.listxattr(fd)}
+                if recorded.parse_owner(attributes.get(recorded.OWNER, b"")) == (0, 0):
+                    del attributes[recorded.OWNER]  # says what is so without it
+                found[path].append({x: value.hex() for x, value in attributes.items()})
                 if stat.S_ISDIR(status.st_mode):
                     visit(fd, path + "/")
                 else:

@@ -111,11 +111,6 @@ def test_environment_and_place(store: Store, context: Path) -> None:
 
 
 def test_the_user_of_a_run(store: Store, context: Path) -> None:
-    from imgbuild.build.rootfs import Rootfs
-    from tests.unit.build.building import SEARCH_PATH
-
-    if Rootfs(store, SEARCH_PATH).single_id:
-        pytest.skip("cannot apply: one id only")
     lines = ("USER nobody", "RUN id -u; id -g; echo $HOME", "USER 7:8", "RUN id -u; id -g")
     assert run(store, context, *lines).split() == ["65534", "65534", "/nonexistent", "7", "8"]
 
@@ -214,11 +209,6 @@ def test_a_workdir_below_a_file_is_the_dockerfiles_fault(store: Store, context: 
 
 
 def test_users_that_a_run_makes_are_known_to_the_next(store: Store, context: Path) -> None:
-    from imgbuild.build.rootfs import Rootfs
-    from tests.unit.build.building import SEARCH_PATH
-
-    if Rootfs(store, SEARCH_PATH).single_id:
-        pytest.skip("cannot apply: one id only")
     lines = (
         "RUN id -u",
         "RUN echo 'new:x:5:6::/home/new:' >> /etc/passwd",

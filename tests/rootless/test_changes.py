@@ -102,7 +102,7 @@ def _parents(entries: list[tuple[str, str]]) -> set[str]:
     return {path for kind, path in entries if kind == _D}
 
 
-def _random_script(seed: int) -> str:
+def random_script(seed: int) -> str:
     """Write many small changes that lie on top of each other."""
     chance = random.Random(seed)
     names = ["a", "b", "hard", "link", "d", "e", "d/x", "d/sub", "d/sub/z", "d/sub/deep", "n"]
@@ -131,7 +131,7 @@ def _random_script(seed: int) -> str:
 
 @pytest.fixture(scope="module")
 def random_results(who: Who, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    scripts = {str(seed): _random_script(seed) for seed in range(20)}
+    scripts = {str(seed): random_script(seed) for seed in range(20)}
     with folder_of(who, tmp_path_factory.mktemp("random")) as place:
         yield json.loads(python_as(who, _RUN, place, json.dumps(scripts), timeout=300).stdout)
 

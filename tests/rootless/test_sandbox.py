@@ -3,10 +3,10 @@
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -17,10 +17,12 @@ import pytest
 
 from imgbuild.errors import SandboxError
 from imgbuild.sandbox.child.syscall_numbers import numbers
+from imgbuild.sandbox.choice import candidates, start
 from imgbuild.sandbox.idmap import IdMap, choose_idmap
 from imgbuild.sandbox.launch import launch
+from imgbuild.sandbox.tiers import Candidate
 from tests.rootless.scenarios import SCENARIOS
-from tests.support import machine_code
+from tests.support import lesser, machine_code
 from tests.support.bench import SEARCH_PATH, Bench
 from tests.support.users import PROJECT, Who, as_user, folder_of, interpreter, python_as
 
@@ -28,26 +30,40 @@ pytestmark = pytest.mark.rootless
 _WORKER = "tests.support.sandbox_worker"
 
 
+# Scenarios look at upper directories, which a host with a store on overlayfs hides in memory.
+_WAYS: dict[str, tuple[Who, str]] = {
+    "self": ("self", ""),
+    "subids": ("subids", ""),
+    "single": ("single", ""),
+    "masked proc": ("self", "masked proc"),
+    "masked proc, one id": ("single", "masked proc"),
+    "no pivot_root": ("subids", "no pivot_root"),
+    "one level": ("self", "one more user namespace"),
+    "no level": ("self", "masked proc+no pivot_root+no more user namespaces"),
+}
+
+
 @functools.cache
-def _results(who: Who) -> dict[str, str]:
+def _results(way: str) -> dict[str, str]:
     code = """
         import sys
         from pathlib import Path
         from tests.rootless import scenarios
         scenarios.main(Path(sys.argv[1]), sys.argv[2:])
     """
+    who, host = _WAYS[way]
     with (
         tempfile.TemporaryDirectory(prefix="imgbuild-scenarios-") as spare,
         folder_of(who, Path(spare)) as place,
     ):
-        done = python_as(who, code, place, *SCENARIOS, timeout=300)
+        done = python_as(who, code, place, *SCENARIOS, timeout=300, host=host)
         return cast(dict[str, str], json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-@pytest.mark.parametrize("who", ["self", "subids", "single"])
-def test_scenario(who: Who, name: str) -> None:
-    outcome = _results(who)[name]
+@pytest.mark.parametrize("way", _WAYS)
+def test_scenario(way: str, name: str) -> None:
+    outcome = _results(way)[name]
     assert not outcome, outcome
 
 
@@ -103,10 +119,15 @@ def _left_after_a_second(pids: set[int]) -> set[int]:
     return _alive(pids)
 
 
-@pytest.mark.parametrize("who", ["self", "subids", "single"])
-def test_nothing_survives_a_killed_builder(who: Who, tmp_path: Path) -> None:
-    with folder_of(who, tmp_path) as place:
+@pytest.mark.parametrize("way", [*_WAYS, "memory"])
+def test_nothing_survives_a_killed_builder(way: str, tmp_path: Path) -> None:
+    who, host = _WAYS.get(way, ("self", "store on overlay"))
+    with folder_of(who, tmp_path) as top:
+        place = top / "place"
+        place.mkdir()
+        shutil.chown(place, top.stat().st_uid, top.stat().st_gid)
         command = as_user(who, [interpreter(who), "-c", _FOREVER, str(place)])
+        command = lesser.on(host, place, command)
         with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.read(2) == b"up"
@@ -147,7 +168,7 @@ def _children(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("victim", ["first process", "worker", "zygote"])
 def test_a_dead_part_of_the_session_is_noticed(tmp_path: Path, victim: str) -> None:
-    session = launch(choose_idmap(SEARCH_PATH), _WORKER, [tmp_path])
+    session = start(candidates(SEARCH_PATH), _WORKER, [tmp_path])
     family = [session._process.pid]
     family += _children(family[0])
     family += _children(family[1])
@@ -192,7 +213,7 @@ def test_a_command_that_disarms_its_signal_of_death_dies_too(tmp_path: Path, vic
             bench.session.close()
             assert _left_after_a_second(set(line)) == set()
             # Files of the bench may belong to mapped ids: another session removes them.
-            bench.session = launch(bench.idmap, _WORKER, [tmp_path])
+            bench.session = start(candidates(SEARCH_PATH), _WORKER, [tmp_path])
     assert _left_after_a_second(set(line)) == set()
     os.close(reading)
 
@@ -216,7 +237,7 @@ os.unlink("etc/group", dir_fd=fd)
 def test_refused_maps_name_the_remedy(tmp_path: Path) -> None:
     broken = IdMap("subids", ((0, 1, 1),), ((0, 1, 1),), 1, 1, helpers=("/bin/false", "/bin/false"))
     with pytest.raises(SandboxError) as caught:
-        launch(broken, _WORKER, [tmp_path])
+        launch(Candidate("A", broken), _WORKER, [tmp_path])
     assert "newuidmap" in caught.value.message
     assert "setcap" in str(caught.value.hint)
 
@@ -224,102 +245,74 @@ def test_refused_maps_name_the_remedy(tmp_path: Path) -> None:
 def test_a_broken_worker_says_why(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(SandboxError, match="no_such_module"):
-        launch(choose_idmap(SEARCH_PATH), "imgbuild.no_such_module", [tmp_path])
+        start(candidates(SEARCH_PATH), "imgbuild.no_such_module", [tmp_path])
     with pytest.raises(SandboxError) as caught:
-        launch(choose_idmap(SEARCH_PATH), _WORKER, [tmp_path / "absent"])
+        start(candidates(SEARCH_PATH)[:1], _WORKER, [tmp_path / "absent"])
     assert "read-only" in caught.value.message
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-_LESSER_HOSTS = {
+# host -> what the tier is there
+_PROBED: dict[str, dict[str, object]] = {
+    "": {"name": "A", "proc": "own", "root": "overlay", "enter": "pivot_root", "nested": True},
+    "store without devices": {"name": "A", "root": "overlay"},
+    "masked proc": {"name": "A", "proc": "shared", "nested": True},
+    "no pivot_root": {"name": "A", "enter": "move"},
+    "store on overlay": {"name": "A", "root": "memory", "nested": True},
+    "one more user namespace": {"name": "A", "nested": False},
+    "no more user namespaces": {"name": "A", "nested": False},
     # chroot(2) is what makes a kernel refuse user namespaces to root as well.
-    "user namespaces refused": (
-        """
-        os.makedirs(place + "/root")
-        mount("/", place + "/root", None, MS_BIND | MS_REC)
-        os.chroot(place + "/root")
-        os.chdir("/")
-        """,
-        "user namespace",
-        "seccomp=unconfined",
-    ),
-    "parts of /proc masked, as in a container": (
-        """mount("/dev/null", "/proc/version", None, MS_BIND)""",
-        "RUN, network host",
-        "systempaths=unconfined",
-    ),
-    "the store on overlayfs, as in a container": (
-        """
-        for name in ("lower", "upper", "work", "merged"):
-            os.makedirs(f"{place}/{name}/store")
-        dirs = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work"
-        mount("overlay", f"{place}/merged", "overlay", 0, dirs)
-        store = f"{place}/merged/store"
-        """,
-        "overlay",
-        "emptyDir",
-    ),
-    "the store on a mount without device files and programs": (
-        """
-        os.makedirs(place + "/store")
-        mount("tmpfs", place + "/store", "tmpfs", 0xE)
-        store = place + "/store"
-        """,
-        None,
-        "",
-    ),
+    "chroot": {"name": "D", "root": "copy"},
+    "no mounts": {"name": "D-userns", "root": "copy"},
+}
+# what stands in the way of the best there, and what to do
+_OBSTACLES = {
+    "chroot": ("does not allow user namespaces", "seccomp=unconfined"),
+    "no mounts": ("does not allow mounts", "apparmor=unconfined"),
 }
 
 
-@pytest.mark.parametrize("host", _LESSER_HOSTS)
-def test_probe_names_the_remedy_of_lesser_hosts(host: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", _PROBED)
+def test_what_is_found_on_a_host(host: str, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("not root")
-    change, failed, remedy = _LESSER_HOSTS[host]
     code = """
-        import ctypes, json, os, sys
+        import dataclasses, json, os, sys
         from pathlib import Path
         from imgbuild.sandbox.probe import probe
         from tests.support.bench import SEARCH_PATH
-        MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
-        libc = ctypes.CDLL(None, use_errno=True)
-        def mount(source, target, kind, flags, data=None):
-            parts = [part and part.encode() for part in (source, target, kind)]
-            if libc.mount(*parts, ctypes.c_ulong(flags), data and data.encode()) < 0:
-                raise OSError(ctypes.get_errno(), f"mount {target}")
-        store = place = sys.argv[1]
-        assert libc.unshare(0x20000) == 0
-        mount(None, "/", None, MS_REC | MS_PRIVATE)
+        report = probe(Path(sys.argv[1]), SEARCH_PATH)
+        tier = report.tier and dataclasses.asdict(report.tier)
+        checks = [[check.name, check.ok, check.detail, check.remedy] for check in report.checks]
+        print(json.dumps([tier, checks, os.listdir(sys.argv[1])]))
     """
-    code = textwrap.dedent(code) + textwrap.dedent(change)
-    code += textwrap.dedent("""
-        report = probe(Path(store), SEARCH_PATH)
-        failed = [(c.name, c.detail, c.remedy) for c in report.checks if not c.ok]
-        print(json.dumps([report.tier, failed]))
-    """)
-    tier, problems = json.loads(python_as("self", code, tmp_path).stdout)
-    if failed is None:
-        assert (tier, problems) == ("A", [])
-        return
-    assert tier is None
-    assert problems[0][0] == failed, problems
-    assert remedy in problems[0][2]
+    place = tmp_path / "place"
+    place.mkdir()
+    tier, checks, left = json.loads(python_as("self", code, place, host=host).stdout)
+    assert left == []
+    assert {name: tier[name] for name in _PROBED[host]} == _PROBED[host]
+    if host in _OBSTACLES:
+        name, ok, detail, remedy = checks[0]
+        assert name.startswith("tier A")
+        assert not ok
+        assert _OBSTACLES[host][0] in detail
+        assert _OBSTACLES[host][1] in remedy
+    assert all(remedy for _, ok, _, remedy in checks if not ok), checks
 
 
 @pytest.mark.parametrize("who", ["self", "subids", "single"])
-def test_probe_finds_a_working_host_and_leaves_nothing(who: Who, tmp_path: Path) -> None:
+def test_probe_leaves_nothing(who: Who, tmp_path: Path) -> None:
     code = """
         import json, os, sys
         from pathlib import Path
         from imgbuild.sandbox.probe import probe
         from tests.support.bench import SEARCH_PATH
         report = probe(Path(sys.argv[1]), SEARCH_PATH)
-        failed = [check.name for check in report.checks if not check.ok]
-        print(json.dumps([report.tier, failed, os.listdir(sys.argv[1])]))
+        print(json.dumps([report.tier.name, report.checks[0].remedy, os.listdir(sys.argv[1])]))
     """
     with folder_of(who, tmp_path) as place:
-        tier, failed, left = json.loads(python_as(who, code, place).stdout)
-    assert tier == "A"
+        tier, remedy, left = json.loads(python_as(who, code, place).stdout)
     one_id = who == "single" or (who == "self" and choose_idmap(SEARCH_PATH).kind == "single")
-    assert failed == (["ids"] if one_id else [])
+    assert tier == ("C" if one_id else "A")
+    assert bool(remedy) == one_id
     assert left == []

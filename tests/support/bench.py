@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from imgbuild.sandbox.idmap import choose_idmap
-from imgbuild.sandbox.launch import launch
+from imgbuild.sandbox.choice import candidates, start
 from imgbuild.sandbox.session import Running
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
 from tests.support import roots
@@ -21,10 +20,16 @@ _ENV = (("PATH", "/bin:/usr/bin"), ("HOME", "/root"))
 class Bench:
     """One session below a folder; `base` is the root's only layer, above a skeleton."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(
+        self, place: Path, isolation: str = "auto", runtimes: tuple[str, ...] = ()
+    ) -> None:
         self.place = place
-        self.idmap = choose_idmap(SEARCH_PATH)
-        self.session = launch(self.idmap, "tests.support.sandbox_worker", [place])
+        self.runtimes = runtimes
+        self.steps = place / "steps"
+        self.steps.mkdir()
+        ways = candidates(SEARCH_PATH, isolation)
+        self.session = start(ways, "tests.support.sandbox_worker", [place], self.steps)
+        self.idmap = self.session.tier.idmap
         self.base = roots.make_root(place / "base")
         self.skeleton = roots.make_skeleton(place / "skeleton")
         self._steps = 0
@@ -35,7 +40,8 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(self.place):
-                if (self.place / entry).is_dir():
+                covered = entry == "steps" and self.session.tier.root == "memory"
+                if (self.place / entry).is_dir() and not covered:
                     self.session.request("remove", {"path": str(self.place / entry)})
         self.session.close()
 
@@ -58,10 +64,8 @@ class Bench:
     def step(self, lowers: Sequence[Path] = ()) -> OverlayRoot:
         """Make the directories of a step."""
         self._steps += 1
-        upper, work = (self.place / f"{name}{self._steps}" for name in ("upper", "work"))
-        upper.mkdir()
-        work.mkdir()
-        self.give(upper)
+        upper, work = (self.steps / f"{name}{self._steps}" for name in ("upper", "work"))
+        self.session.request("make", {"paths": [str(upper), str(work)], "shift": self.idmap.shift})
         layers = lowers or (self.base, self.skeleton)
         return OverlayRoot(tuple(map(str, layers)), str(upper), str(work))
 
@@ -75,7 +79,8 @@ class Bench:
     ) -> tuple[Running, int]:
         """Start a command; give it with the reading end of its output."""
         argv = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
-        spec = SandboxSpec(argv, root=root or self.step(), **{"env": _ENV, **fields})
+        usual = {"env": _ENV, "runtimes": self.runtimes}
+        spec = SandboxSpec(argv, root=root or self.step(), **{**usual, **fields})
         reading, writing = os.pipe()
         try:
             running = self.session.run(spec, writing if stdin is None else stdin, writing, writing)

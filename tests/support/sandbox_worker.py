@@ -7,13 +7,20 @@ import time
 from typing import Any
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import serve
+from imgbuild.sandbox.child import network, serve
 from tests.support import roots
 
 
 def _give(params: dict[str, Any], _: list[int]) -> dict[str, Any]:
     for path in params["paths"]:
         roots.give_to(path, params["shift"], params["shift"])
+    return {}
+
+
+def _make(params: dict[str, Any], _: list[int]) -> dict[str, Any]:
+    for path in params["paths"]:
+        os.mkdir(path)
+        os.chown(path, params["shift"], params["shift"])
     return {}
 
 
@@ -82,6 +89,7 @@ def main(sock: socket.socket) -> None:
         sock,
         {
             "give": _give,
+            "make": _make,
             "remove": _remove,
             "facts": _facts,
             "open": _open,
@@ -89,5 +97,6 @@ def main(sock: socket.socket) -> None:
             "sleep": _sleep,
             "echo": _echo,
             "python": _python,
+            "network": network.make,
         },
     )

@@ -15,6 +15,8 @@ from typing import Literal
 
 import pytest
 
+from tests.support import lesser
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 # "self" is whoever runs the tests, root or not.
@@ -43,13 +45,21 @@ def plain_user(kind: str) -> str:
 
 
 def python_as(
-    who: Who, code: str, *args: str | Path, timeout: float = 60, check: bool = True
+    who: Who,
+    code: str,
+    *args: str | Path,
+    timeout: float = 60,
+    check: bool = True,
+    host: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python code as a user, from the project's folder."""
-    command = [interpreter(who), "-c", textwrap.dedent(code), *map(str, args)]
-    done = subprocess.run(
-        as_user(who, command), capture_output=True, text=True, timeout=timeout, cwd=PROJECT
-    )
+    """Run Python code as a user, from the project's folder.
+
+    `host` is one of `lesser.HOSTS`; the first of `args` is then the folder of the store.
+    """
+    command = as_user(who, [interpreter(who), "-c", textwrap.dedent(code), *map(str, args)])
+    if host:
+        command = lesser.on(host, args[0], command)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=PROJECT)
     if check and done.returncode != 0:
         raise AssertionError(f"status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
@@ -93,7 +103,8 @@ def folder_of(who: Who, tmp_path: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(path)
+        for made in path.parent.glob(f"{path.name}*"):  # by a lesser host, beside it
+            shutil.rmtree(made)
 
 
 @functools.cache

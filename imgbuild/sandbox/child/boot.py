@@ -7,7 +7,8 @@ import socket
 import sys
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import serve, syscalls, wire
+from imgbuild.sandbox.child import overlay, serve, syscalls, wire
+from imgbuild.sandbox.child.failure import Failed, naming
 
 
 def main() -> None:
@@ -21,16 +22,43 @@ def main() -> None:
     settings = received[0]
     inroot.use_openat2()
     try:
+        bare = settings["tier"] in {"D", "D-userns"}
+        root = "copy" if bare else _settle_steps(settings["steps"], settings["shift"])
         zygote = _fork_zygote(zygote_end, worker_end, settings)
         zygote_end.close()
-        _protect_proc()
+        if not bare:
+            _protect_proc()
         entry = importlib.import_module(settings["entry"])
-        wire.send(worker_end, {"ready": True})
+        wire.send(worker_end, {"ready": True, "root": root})
+    except Failed as failed:
+        wire.send(worker_end, {"error": failed.to_json()})
+        return
     except Exception as problem:
         wire.send(worker_end, {"error": {"op": "start", **serve.describe(problem)}})
         raise
     entry.main(worker_end)
     os.waitpid(zygote, 0)
+
+
+def _settle_steps(steps: str | None, owner: int) -> str:
+    """Find out how a directory can keep what steps change, and say so.
+
+    Overlayfs does not take every filesystem for that, itself least of all. A tmpfs that covers
+    the directory is seen by this session alone and gone with it.
+    """
+    place = os.fsencode(steps or "")
+    if not place or overlay.can_change(place, owner):
+        return "overlay"
+    if not overlay.can_hide(place):
+        return "copy"
+    from imgbuild.sandbox.child import filesystems
+
+    with naming("memory"):
+        filesystems.cover(place)
+    if overlay.can_change(place, owner):
+        return "memory"
+    syscalls.umount(place)  # copies would fill the memory
+    return "copy"
 
 
 def _protect_proc() -> None:
@@ -56,6 +84,6 @@ def _fork_zygote(
         syscalls.die_with_parent(parent)
         worker_end.close()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        zygote.main(zygote_end, settings["shift"], settings["count"])
+        zygote.main(zygote_end, settings)
     finally:
         os._exit(0)

@@ -1,18 +1,10 @@
 """Linux capabilities by name, and how a process limits itself to some of them."""
 
+import ctypes
 import struct
 
 from imgbuild.sandbox.child import syscalls
-
-# In the order of their numbers (linux/capability.h).
-_IN_ORDER = (
-    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable "
-    "net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio "
-    "sys_chroot sys_ptrace sys_pacct sys_admin sys_boot sys_nice sys_resource sys_time "
-    "sys_tty_config mknod lease audit_write audit_control setfcap mac_override mac_admin syslog "
-    "wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-)
-NAMES = _IN_ORDER.split()
+from imgbuild.sandbox.child.capability_names import NAMES
 
 _BOUNDING_READ, _BOUNDING_DROP, _AMBIENT, _AMBIENT_CLEAR = 23, 24, 47, 4
 
@@ -20,6 +12,16 @@ _BOUNDING_READ, _BOUNDING_DROP, _AMBIENT, _AMBIENT_CLEAR = 23, 24, 47, 4
 def numbers(names: list[str]) -> set[int]:
     """Give the numbers of capabilities; ValueError for a name that is not known."""
     return {NAMES.index(name) for name in names}
+
+
+def permitted() -> set[str]:
+    """Give the names of the capabilities that this process may use."""
+    header = struct.pack("Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    data = ctypes.create_string_buffer(24)
+    syscalls.call("capget", header, data)
+    words = struct.unpack("IIIIII", data.raw)
+    mask = words[1] | words[4] << 32
+    return {name for number, name in enumerate(NAMES) if mask & 1 << number}
 
 
 def bound(keep: set[int]) -> None:

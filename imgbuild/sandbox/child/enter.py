@@ -9,12 +9,25 @@ import fcntl
 import os
 import signal
 import socket
-import struct
+import stat
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import capabilities, filesystems, mounts, seccomp, syscalls, wire
+from imgbuild.sandbox.child import (
+    capabilities,
+    devices,
+    filesystems,
+    limits,
+    mounts,
+    network,
+    notify,
+    owners,
+    seccomp,
+    syscalls,
+    wire,
+)
 from imgbuild.sandbox.child.failure import Failed, naming
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -27,66 +40,88 @@ def become(
     spec: wire.Message,
     root_fd: int,
     made: list[mounts.Made],
+    nodes: list[devices.Device],
     fds: list[int],
+    channel: socket.socket | None,
 ) -> NoReturn:
     """Finish the root, enter it, give up privileges and execute the command.
 
-    `parent` is a pidfd of the process to end with; `made` is what to mount in the root.
+    `parent` is a pidfd of the process to end with; `made` is what to mount in the root, `nodes`
+    are its devices; `channel` leads to a supervisor where there is one.
     """
     syscalls.die_with(parent)
     with naming("mount"):
         syscalls.set_propagation(syscalls.MS_PRIVATE)
-        _attach_root(root_fd)
+        attach_root(root_fd)
     if spec["network"] == "none":
         with naming("network"):
-            _bring_up_loopback()
-    filesystems.set_up(root_fd, own_network=spec["network"] == "none")
+            network.bring_up_loopback()
+    filesystems.set_up(
+        root_fd,
+        own_network=spec["network"] == "none",
+        own_proc=spec["proc"] == "own",
+        sysfs=spec["lent"].get("sysfs"),
+        shm_size=spec["shm_size"],
+        masked=not spec["insecure"],
+    )
+    with naming("device"):
+        devices.attach(nodes, root_fd)
     for mount in made:
         mounts.attach(mount, root_fd)
     with naming("workdir"):
         # Entered by this descriptor later: a path might lead through /proc/self/fd to this host.
-        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, (0, 0))
+        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, tuple(spec["first"]))
     with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
         syscalls.sethostname(os.fsencode(spec["hostname"]))
-    program = compiled_filter(spec)
-    _take_streams(fds, interactive=spec["interactive"])
+    if spec["readonly"]:
+        with naming("read-only"):
+            syscalls.mount_setattr(root_fd, b"", syscalls.READONLY)
+    profile, supervision = compiled_filters(spec)
+    take_streams(fds, interactive=spec["interactive"])
     with naming("pivot"):
-        _change_root(root_fd)
-    _reset_process()
+        change_root(root_fd, pivot=spec["enter"] == "pivot_root")
+    reset_process()
     with naming("workdir"):
         os.fchdir(cwd)
         if not os.getcwdb().startswith(b"/"):
             raise Failed("workdir", "the working directory is outside the root")
     syscalls.landlock_scope()
-    with naming("seccomp"):
-        syscalls.install_filter(program)
-    _drop_privileges(spec)
+    if not spec["insecure"]:
+        with naming("seccomp"):
+            syscalls.install_filter(profile)
+    if channel is not None:
+        with naming("supervise"):
+            notify.hand_over(channel, supervision)
+    limits.apply(spec)
+    drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
-    _execute(spec["argv"], dict(spec["env"]))
+    execute(spec["argv"], dict(spec["env"]))
 
 
-def compiled_filter(spec: wire.Message) -> bytes:
-    """Give the seccomp filter of a spec; the zygote calls this first, so that it is cached."""
+def compiled_filters(spec: wire.Message) -> tuple[bytes, bytes]:
+    """Give the seccomp filters of a spec: the profile, and that of its supervisor if it has one.
+
+    The zygote calls this first, so that they are cached.
+    """
+    held = spec["capabilities"]
     try:
-        return seccomp.compile_filter(frozenset(spec["capabilities"]), syscalls.MACHINE)
+        profile = seccomp.compile_filter(frozenset(held), syscalls.MACHINE)
+        if not spec["supervised"]:
+            return profile, b""
+        wanted = owners.supervision(spec["uid"], held)
+        return profile, seccomp.compile_supervision(wanted, syscalls.MACHINE)
     except ValueError as problem:
         raise Failed("seccomp", str(problem)) from None
 
 
-def _attach_root(root_fd: int) -> None:
-    """Put the root into the mount namespace, so that more can be mounted in it."""
+def attach_root(root_fd: int) -> None:
+    """Put the root over all of the mount namespace, so that more can be mounted in it."""
     top = os.open("/", os.O_PATH | os.O_CLOEXEC)
     syscalls.move_mount(root_fd, top)
     os.close(top)
 
 
-def _bring_up_loopback() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        flags = struct.pack("16sH14x", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
-        fcntl.ioctl(sock, 0x8914, flags)  # SIOCSIFFLAGS
-
-
-def _take_streams(fds: list[int], *, interactive: bool) -> None:
+def take_streams(fds: list[int], *, interactive: bool) -> None:
     """Make three descriptors the standard streams and let no other one through."""
     if not interactive:
         with naming("streams"):
@@ -96,6 +131,45 @@ def _take_streams(fds: list[int], *, interactive: bool) -> None:
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
     syscalls.close_on_exec_from(3)
+
+
+def end_with(control: socket.socket, command: Callable[[], NoReturn]) -> NoReturn:
+    """Become the command, or say why not."""
+    try:
+        command()
+    except Failed as failed:
+        wire.send(control, {"error": failed.to_json()})
+    except BaseException as problem:
+        text = f"{type(problem).__name__}: {problem}"
+        wire.send(control, {"error": Failed("step", text).to_json()})
+    finally:
+        os._exit(125)
+
+
+def map_ids(control: socket.socket, first: tuple[int, int]) -> None:
+    """Have ids mapped into a user namespace that was just entered, and be its first user."""
+    # By the number that /proc has for it: that of a namespace further out.
+    wire.send(control, {"map": int(os.readlink("/proc/self"))})
+    if wire.receive(control) is None:
+        os._exit(1)
+    take_ids(first)
+
+
+def take_ids(ids: tuple[int, int]) -> None:
+    """Take on a user and a group id, and no other groups."""
+    uid, gid = ids
+    with naming("setid"):
+        os.setresgid(gid, gid, gid)
+        with contextlib.suppress(PermissionError):  # denied where only one id is mapped
+            os.setgroups([])
+        os.setresuid(uid, uid, uid)
+
+
+def give_pipe(fd: int, uid: int, gid: int) -> None:
+    """Let the command open its own /dev/stdout, which is this pipe (runc does the same)."""
+    if stat.S_ISFIFO(os.fstat(fd).st_mode):
+        with contextlib.suppress(OSError):
+            os.fchown(fd, uid, gid)
 
 
 def forget_import_paths() -> None:
@@ -108,14 +182,22 @@ def forget_import_paths() -> None:
     sys.path_hooks[:] = []
 
 
-def _change_root(root_fd: int) -> None:
+def change_root(root_fd: int, *, pivot: bool) -> None:
+    """Make the mounted root the root of this process; `pivot` lets go of the old one.
+
+    Without, the old one stays below the new one, out of reach: from there, ".." leads to what is
+    mounted on top.
+    """
     os.fchdir(root_fd)
-    syscalls.pivot_root(b".", b".")
-    syscalls.umount(b".")
+    if pivot:
+        syscalls.pivot_root(b".", b".")
+        syscalls.umount(b".")
+    else:
+        os.chroot(".")
     os.chdir("/")
 
 
-def _reset_process() -> None:
+def reset_process() -> None:
     """Undo what a process inherits and docker would not give."""
     os.setsid()
     os.umask(0o022)
@@ -132,12 +214,19 @@ def _reset_process() -> None:
         syscalls.call("keyctl", 1, 0, 0, 0, 0)  # KEYCTL_JOIN_SESSION_KEYRING: a new one
 
 
-def _drop_privileges(spec: wire.Message) -> None:
+def check_user(spec: wire.Message) -> None:
+    """Raise `Failed` for a user or group whose id is not mapped."""
     uid, gid, count = spec["uid"], spec["gid"], spec["count"]
-    for name, number in (("user", uid), ("group", gid)):
-        if not 0 <= number < count:
+    for name, number, first in zip(("user", "group"), (uid, gid), spec["first"], strict=True):
+        if not first <= number < first + count:
             what = "1 id is" if count == 1 else f"{count} ids are"
             raise Failed("user", f"{name} {number} cannot be used: only {what} mapped here")
+
+
+def drop_privileges(spec: wire.Message) -> None:
+    """Take on the user of a spec and keep its capabilities alone."""
+    check_user(spec)
+    uid, gid, count = spec["uid"], spec["gid"], spec["count"]
     keep = capabilities.numbers(spec["capabilities"])
     with naming("user"):
         if count > 1:
@@ -151,9 +240,11 @@ def _drop_privileges(spec: wire.Message) -> None:
     if uid != 0:
         with naming("user"):
             os.setresuid(uid, uid, uid)
+        with naming("capabilities"):
+            capabilities.hold(set())  # still there when it was this user all the time
 
 
-def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
     """Execute a program found as a shell would find it; end with a shell's status when not."""
     program = argv[0]
     candidates = [program]

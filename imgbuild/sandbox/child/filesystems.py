@@ -4,6 +4,7 @@ All mounts are made detached and attached by descriptor to targets that are look
 root, so no link in an image can put one anywhere else.
 """
 
+import contextlib
 import os
 import stat
 
@@ -14,7 +15,7 @@ from imgbuild.sandbox.child.syscalls import NODEV, NOEXEC, NOSUID, READONLY
 
 DIRECTORIES = (b"proc", b"sys", b"dev")
 
-_STRICT = NOSUID | NODEV | NOEXEC
+STRICT = NOSUID | NODEV | NOEXEC
 _DEVICES = (b"null", b"zero", b"full", b"random", b"urandom", b"tty")
 _LINKS = (
     (b"pts/ptmx", b"ptmx"),
@@ -25,7 +26,7 @@ _LINKS = (
     (b"/proc/kcore", b"core"),
 )
 # https://github.com/moby/moby/blob/master/oci/defaults.go
-_MASKED = (
+MASKED = (
     b"proc/acpi",
     b"proc/asound",
     b"proc/interrupts",
@@ -39,22 +40,57 @@ _MASKED = (
     b"sys/devices/virtual/powercap",
     b"sys/firmware",
 )
-_READONLY = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
+PROTECTED = (b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger")
 
 
-def set_up(root_fd: int, *, own_network: bool) -> None:
-    """Mount /proc, /sys and /dev in a root and mask what must not be seen."""
+def set_up(
+    root_fd: int,
+    *,
+    own_network: bool,
+    own_proc: bool,
+    sysfs: int | None,
+    shm_size: int,
+    masked: bool,
+) -> None:
+    """Mount /proc, /sys and /dev in a root and mask what must not be seen; sizes are in bytes.
+
+    `sysfs` is a mount to take instead of making one.
+    """
     with naming("proc"):
-        _attach(make_filesystem(b"proc", _STRICT), root_fd, b"proc")
+        _attach(make_proc() if own_proc else _share_proc(), root_fd, b"proc")
     with naming("sys"):
-        _set_up_sys(root_fd, own_network=own_network)
+        _set_up_sys(root_fd, sysfs, own_network=own_network)
     with naming("dev"):
-        _set_up_dev(root_fd)
+        _set_up_dev(root_fd, shm_size)
+    if not masked:
+        return
     with naming("mask"):
-        for path in _MASKED:
+        for path in MASKED:
             _mask(root_fd, path)
-        for path in _READONLY:
+        for path in PROTECTED if own_proc else ():
             _protect(root_fd, path)
+
+
+def make_proc() -> int:
+    """Give a /proc of this process's PID namespace; OSError where the kernel refuses that.
+
+    It does so when parts of the /proc around are hidden, as they are in most containers.
+    """
+    return make_filesystem(b"proc", STRICT)
+
+
+def make_root() -> int:
+    """Give an empty filesystem that can be a root."""
+    return make_filesystem(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64k")
+
+
+def cover(path: bytes) -> None:
+    """Put a filesystem in memory over a directory."""
+    mount = make_filesystem(b"tmpfs", NOSUID | NODEV, mode=b"0700")
+    target = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.move_mount(mount, target)
+    os.close(target)
+    os.close(mount)
 
 
 def clone(path: bytes, attributes: int) -> int:
@@ -64,27 +100,47 @@ def clone(path: bytes, attributes: int) -> int:
     return mount
 
 
-def _set_up_sys(root_fd: int, *, own_network: bool) -> None:
-    if own_network:
-        sysfs = make_filesystem(b"sysfs", _STRICT | READONLY)
-    else:  # only the owner of a network namespace may mount its sysfs
-        sysfs = syscalls.open_tree(b"/sys", recursive=True)
-        syscalls.mount_setattr(sysfs, b"", _STRICT | READONLY, recursive=True)
-    _attach(sysfs, root_fd, b"sys")
+def make_sysfs() -> int:
+    """Give a /sys of this process's network, attached nowhere."""
+    return make_filesystem(b"sysfs", STRICT | READONLY)
+
+
+def _share_proc() -> int:
+    """Give the /proc around with all that is mounted in it, read-only.
+
+    It lists processes outside of the step. With the same user id, as where there is only one, some
+    of their files could be written to; read-only, none can.
+    """
+    mount = syscalls.open_tree(b"/proc", recursive=True)
+    syscalls.mount_setattr(mount, b"", STRICT | READONLY, recursive=True)
+    return mount
+
+
+def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
+    _attach(sysfs or _make_sys(own_network=own_network), root_fd, b"sys")
     try:
         groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         return
     try:
-        mount = make_filesystem(b"cgroup2", _STRICT | READONLY)
+        mount = make_filesystem(b"cgroup2", STRICT | READONLY)
     except OSError:  # cgroup v1, or not ours to mount
-        mount = make_filesystem(b"tmpfs", _STRICT | READONLY, mode=b"0755", size=b"4k")
+        mount = make_filesystem(b"tmpfs", STRICT | READONLY, mode=b"0755", size=b"4k")
     syscalls.move_mount(mount, groups)
     os.close(mount)
     os.close(groups)
 
 
-def _set_up_dev(root_fd: int) -> None:
+def _make_sys(*, own_network: bool) -> int:
+    if own_network:  # only the owner of a network namespace may mount its sysfs
+        with contextlib.suppress(OSError):  # parts of the /sys around are hidden, as in containers
+            return make_sysfs()
+    sysfs = syscalls.open_tree(b"/sys", recursive=True)
+    syscalls.mount_setattr(sysfs, b"", STRICT | READONLY, recursive=True)
+    return sysfs
+
+
+def _set_up_dev(root_fd: int, shm_size: int) -> None:
     dev = make_filesystem(b"tmpfs", NOSUID | NODEV, mode=b"0755", size=b"64m")
     target = inroot.open_in_root(root_fd, b"dev", os.O_PATH | os.O_DIRECTORY)
     syscalls.move_mount(dev, target)
@@ -95,9 +151,9 @@ def _set_up_dev(root_fd: int) -> None:
     for name in (b"pts", b"shm", b"mqueue"):
         os.mkdir(name, 0o755, dir_fd=dev)
     _attach_in(dev, b"pts", _make_pts())
-    _attach_in(dev, b"shm", make_filesystem(b"tmpfs", _STRICT, mode=b"1777", size=b"64m"))
+    _attach_in(dev, b"shm", make_filesystem(b"tmpfs", STRICT, mode=b"1777", size=b"%d" % shm_size))
     try:
-        _attach_in(dev, b"mqueue", make_filesystem(b"mqueue", _STRICT))
+        _attach_in(dev, b"mqueue", make_filesystem(b"mqueue", STRICT))
     except OSError:
         os.rmdir(b"mqueue", dir_fd=dev)  # a kernel without POSIX message queues
     for text, name in _LINKS:
@@ -120,7 +176,7 @@ def _mask(root_fd: int, path: bytes) -> None:
     except FileNotFoundError:
         return
     if stat.S_ISDIR(os.fstat(target).st_mode):
-        mount = make_filesystem(b"tmpfs", _STRICT | READONLY, size=b"4k", nr_inodes=b"2")
+        mount = make_filesystem(b"tmpfs", STRICT | READONLY, size=b"4k", nr_inodes=b"2")
     else:
         mount = clone(b"/dev/null", NOSUID | NOEXEC | READONLY)
     syscalls.move_mount(mount, target)
@@ -135,7 +191,7 @@ def _protect(root_fd: int, path: bytes) -> None:
     except FileNotFoundError:
         return
     mount = syscalls.open_tree(b"", at=target)
-    syscalls.mount_setattr(mount, b"", _STRICT | READONLY)
+    syscalls.mount_setattr(mount, b"", STRICT | READONLY)
     syscalls.move_mount(mount, target)
     os.close(mount)
     os.close(target)

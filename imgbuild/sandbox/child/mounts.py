@@ -6,7 +6,7 @@ Each is a mount that is attached nowhere yet, so that no link in an image can pu
 import base64
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from imgbuild import inroot
@@ -28,8 +28,10 @@ class Made(NamedTuple):
     directory: bool
 
 
-def make(mounts: Sequence[wire.Message], shift: int, count: int) -> list[Made]:
-    """Make what a spec asks for, in its order.
+def make(
+    mounts: Sequence[wire.Message], shift: int, count: int, lent: Mapping[str, int]
+) -> list[Made]:
+    """Make what a spec asks for, in its order; what was `lent` is taken as it is.
 
     Container ids are shifted by `shift`, and below `count`. Raises `Failed`, naming the target.
     """
@@ -37,8 +39,9 @@ def make(mounts: Sequence[wire.Message], shift: int, count: int) -> list[Made]:
     made = []
     for mount in mounts:
         target = os.fsencode(mount["target"]).strip(b"/")
+        given = lent.get(f"mount:{mount['target']}")
         try:
-            fd = workbench.make(mount)
+            fd = workbench.make(mount) if given is None else os.dup(given)
         except OSError as problem:
             raise _failed(target, problem) from None
         made.append(Made(fd, target, stat.S_ISDIR(os.fstat(fd).st_mode)))
@@ -151,18 +154,17 @@ class _Workbench:
         return make_filesystem(b"tmpfs", _SAFE | readonly, **options)
 
     def _secret(self, mount: wire.Message) -> int:
-        for name in ("uid", "gid"):
-            if mount[name] >= self._count:
-                raise Failed(
-                    "user",
-                    f"{name} {mount[name]} of a secret cannot be used: it is not mapped here",
-                )
+        # With one id, all files are everybody's own.
+        owners = (mount["uid"], mount["gid"]) if self._count > 1 else (0, 0)
+        if max(owners) >= self._count:
+            text = f"{max(owners)}, the owner of a secret, cannot be used: it is not mapped here"
+            raise Failed("user", text)
         # Unlike a tmpfs, a ramfs is never written to swap.
         memory = make_filesystem(b"ramfs", _SAFE | NOEXEC, mode=b"0700")
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         with open(os.open(b"secret", flags, 0o600, dir_fd=memory), "wb") as file:
             file.write(base64.b64decode(mount["value"]))
-            os.fchown(file.fileno(), self._shift + mount["uid"], self._shift + mount["gid"])
+            os.fchown(file.fileno(), self._shift + owners[0], self._shift + owners[1])
             os.fchmod(file.fileno(), mount["mode"] & 0o7777)
         return self._part(memory, b"secret", READONLY | _SAFE | NOEXEC)
 

@@ -24,23 +24,27 @@ _AGAIN = "import sys; sys.path.append({!r}); from imgbuild.sandbox.child import 
 def main() -> None:
     """Enter a user namespace and start the second half.
 
-    `sys.argv` holds the package's folder, both sockets, whether to map ids here, what stays
-    writable.
+    `sys.argv` holds the package's folder, both sockets, the tier, how ids are mapped, what stays
+    writable. Tier D enters nothing, and D-userns mounts nothing.
+    Ids are mapped "here" (one), by the "session", or "not" at all: there is a user namespace.
     """
-    package, zygote_end, worker_end, own_map, *writable = sys.argv[1:]
+    package, zygote_end, worker_end, tier, mapped, *writable = sys.argv[1:]
     sock = int(worker_end)
     try:
-        _enter(sock, own_map == "yes")
-        with naming("mount"):
-            syscalls.set_propagation(syscalls.MS_SLAVE)
-        with naming("read-only"):
-            _make_readonly([os.fsencode(path) for path in writable])
+        if tier != "D":
+            _enter(sock, mapped, mounts=tier != "D-userns")
+        if tier not in {"D", "D-userns"}:
+            with naming("mount"):
+                syscalls.set_propagation(syscalls.MS_SLAVE)
+            with naming("read-only"):
+                _make_readonly([os.fsencode(path) for path in writable])
     except Failed as failed:
         import json
 
         os.write(sock, json.dumps({"error": failed.to_json()}).encode())
         return
-    _continue_as_first(int(zygote_end), sock)
+    if tier != "D":
+        _continue_as_first(int(zygote_end), sock)
     again = _AGAIN.format(os.path.dirname(package))
     options = ("-SI", "-X", "utf8", "-c", again, zygote_end, worker_end)
     os.execve(sys.executable, [sys.executable, *options], {})  # noqa: S606 - ourselves
@@ -59,14 +63,15 @@ def _continue_as_first(*sockets: int) -> None:
     os._exit(status if status >= 0 else 128 - status)
 
 
-def _enter(sock: int, own_map: bool) -> None:
+def _enter(sock: int, mapped: str, *, mounts: bool) -> None:
     uid, gid = os.geteuid(), os.getegid()
+    flags = syscalls.CLONE_NEWPID | (syscalls.CLONE_NEWNS if mounts else 0)
     with naming("unshare"):
-        syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID)
-    if own_map:
+        syscalls.unshare(flags | (0 if mapped == "not" else syscalls.CLONE_NEWUSER))
+    if mapped == "here":
         with naming("map"):
             _map_single(uid, gid)
-    else:
+    else:  # the session also wants to know that this worked
         os.write(sock, b'{"map":true}')
         if not os.read(sock, 100):  # the session could not, and knows why
             os._exit(1)

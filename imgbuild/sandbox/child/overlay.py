@@ -1,8 +1,10 @@
 """Mount an overlay of unpacked layers, attached nowhere yet."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 
 from imgbuild.sandbox.child import syscalls
 
@@ -21,6 +23,60 @@ def mount(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> i
         if problem.errno not in {errno.ENOSYS, errno.EINVAL} or _knows_single_lowers():
             raise
     return by_path(lowers, upper, work)
+
+
+def can_change(place: bytes, owner: int) -> bool:
+    """Tell whether a directory can keep what an overlay changes."""
+    with _trial(place) as (lower, upper, work):
+        os.chown(upper, owner, owner)
+        root = mount([lower], upper, work)
+        try:
+            os.rmdir(b"gone", dir_fd=root)
+        finally:
+            os.close(root)
+        os.setxattr(upper, "user.imgbuild.trial", b"y")
+        found = os.lstat(upper + b"/gone")
+        return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+    return False
+
+
+def can_hide(place: bytes) -> bool:
+    """Tell whether layers in a directory can hide what is below them by files with an attribute."""
+    with _trial(place) as (lower, upper, _):
+        os.close(os.open(upper + b"/gone", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.setxattr(upper + b"/gone", "user.overlay.whiteout", b"y")
+        os.setxattr(upper, "user.overlay.opaque", b"x")
+        root = mount([upper, lower], None, None)
+        try:
+            reading = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+        finally:
+            os.close(root)
+        try:
+            return os.listdir(reading) == []
+        finally:
+            os.close(reading)
+    return False
+
+
+@contextlib.contextmanager
+def _trial(place: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Give a lower, an upper and a work directory; what is not possible with them is no error."""
+    top = place + b"/trial"
+    lower, upper, work = (top + name for name in (b"/lower", b"/upper", b"/work"))
+    for path in (lower + b"/gone", upper, work):
+        os.makedirs(path)
+    try:
+        yield lower, upper, work
+    except OSError as problem:
+        if problem.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+    finally:
+        for folder, folders, files in os.walk(top, topdown=False):
+            for name in folders:
+                os.rmdir(os.path.join(folder, name))
+            for name in files:
+                os.unlink(os.path.join(folder, name))
+        os.rmdir(top)
 
 
 def _by_descriptor(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> int:

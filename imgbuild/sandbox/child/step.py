@@ -8,22 +8,38 @@ The inner user namespace maps container ids to ids that own nothing else on this
 root in the container is not the user who builds.
 """
 
-import contextlib
 import os
 import socket
-import stat
-from collections.abc import Callable
 from typing import NoReturn
 
-from imgbuild.sandbox.child import mounts, overlay, syscalls, wire
-from imgbuild.sandbox.child.enter import become, forget_import_paths
+from imgbuild.sandbox.child import (
+    cgroups,
+    chrooted,
+    devices,
+    mounts,
+    network,
+    overlay,
+    owners,
+    syscalls,
+    wire,
+)
+from imgbuild.sandbox.child.enter import (
+    attach_root,
+    become,
+    change_root,
+    end_with,
+    forget_import_paths,
+    give_pipe,
+    map_ids,
+    take_ids,
+)
 from imgbuild.sandbox.child.failure import Failed, naming
-from imgbuild.sandbox.child.filesystems import DIRECTORIES
+from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make_proc, make_root
+from imgbuild.sandbox.child.notify import Supervisor
 from imgbuild.sandbox.child.stubs import Stubs
 
 _NAMESPACES = (
-    syscalls.CLONE_NEWUSER
-    | syscalls.CLONE_NEWPID
+    syscalls.CLONE_NEWPID
     | syscalls.CLONE_NEWNS
     | syscalls.CLONE_NEWIPC
     | syscalls.CLONE_NEWUTS
@@ -38,7 +54,8 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     the command, and what went wrong before there was one.
     """
     try:
-        return _run(zygote, control, spec, fds)
+        way = _by_runtime if spec.get("runtimes") else _run
+        return way(zygote, control, spec, fds)
     except Failed as failed:
         wire.send(control, {"error": failed.to_json()})
     except Exception as problem:  # a fault of ours must reach the session as well
@@ -47,15 +64,35 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     return 125
 
 
+def _by_runtime(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+    # Rarely wanted, and nothing there changes its root: it may be imported as late as this.
+    from imgbuild.sandbox.child import runtime
+
+    return runtime.run(zygote, control, spec, fds)
+
+
 def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
+    if spec["tier"] in {"D", "D-userns"}:
+        return (chrooted.try_out if "trial" in spec else chrooted.run)(zygote, control, spec, fds)
     syscalls.die_with_parent(zygote)
+    if "trial" in spec:
+        return _try_out(zygote, control, spec)
+    if spec["insecure"] and not spec["nested"] and spec["proc"] == "shared":
+        raise Failed("isolation", "steps share /proc and a user namespace with the build")
+    lent: dict[str, int] = spec["lent"]
+    with naming("cgroup"):
+        cgroups.join(lent)
     shift = spec["shift"]
     for fd in fds[1:]:
-        _give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
+        give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
     with naming("overlay"):
         root_fd = _mount_root(spec["root"])
-    made = mounts.make(spec["mounts"], shift, spec["count"])
-    _enter_namespaces(zygote, control, own_network=spec["network"] == "none")
+    made = mounts.make(spec["mounts"], shift, spec["count"], lent)
+    nodes = devices.clone(spec["devices"])
+    with naming("network"):
+        network.join(lent)
+    supervisor, ours, theirs = _supervisor(spec)
+    _enter_namespaces(zygote, control, spec, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
         stubs.ensure([*((name, True) for name in DIRECTORIES), *mounts.stubs_for(made)])
@@ -63,51 +100,97 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     forget_import_paths()
     pid = os.fork()
     if not pid:
-        _become(control, lambda: become(me, spec, root_fd, made, fds))
+        ours.close()
+        channel = theirs if supervisor else None
+        end_with(control, lambda: become(me, spec, root_fd, made, nodes, fds, channel))
+    theirs.close()
     wire.send(control, {"pid": pid})
-    for fd in (*fds, *(mount.fd for mount in made), me):
+    opened = (*(mount.fd for mount in made), *(node for node, _ in nodes), *lent.values())
+    for fd in (*fds, *opened, me):
         os.close(fd)
+    if spec["enter"] == "move":
+        _follow(root_fd)
+    if supervisor is not None:
+        supervisor.serve(ours, pid)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
         stubs.remove()
     return status if status >= 0 else 128 - status
 
 
+def _try_out(zygote: int, control: socket.socket, spec: wire.Message) -> int:
+    """Find out how steps can be run here, by what they do; tell it over `control`."""
+    try:
+        _enter_namespaces(zygote, control, spec, own_network=False)
+    except Failed as failed:
+        if not spec["nested"] or failed.operation != "unshare":
+            raise
+        if spec["shift"]:  # root of the container would be another's root here
+            raise Failed("nested", failed.message, failed.code) from None
+        spec["nested"] = False
+        _enter_namespaces(zygote, control, spec, own_network=False)
+    pid = os.fork()
+    if not pid:
+        end_with(control, lambda: _tell(control, nested=spec["nested"]))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _tell(control: socket.socket, *, nested: bool) -> NoReturn:
+    with naming("mount"):
+        syscalls.set_propagation(syscalls.MS_PRIVATE)
+    proc = "own"
+    try:
+        os.close(make_proc())
+    except OSError:
+        proc = "shared"
+    with naming("mount"):
+        root = make_root()
+        attach_root(root)
+    enter = "pivot_root"
+    try:
+        change_root(root, pivot=True)
+    except OSError:
+        enter = "move"
+        with naming("pivot"):
+            change_root(root, pivot=False)
+    wire.send(control, {"found": {"nested": nested, "proc": proc, "enter": enter}})
+    os._exit(0)
+
+
+def _follow(root_fd: int) -> None:
+    """Get the new root, which pivot_root gives to all processes of the mount namespace.
+
+    A command must not find another root in /proc, and no mount is looked for in the old one.
+    """
+    os.fchdir(root_fd)
+    os.chroot(".")
+
+
+def _supervisor(spec: wire.Message) -> tuple[Supervisor | None, socket.socket, socket.socket]:
+    """Make what answers the command's calls, where something has to; with a channel between both."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not spec["supervised"]:
+        return None, ours, theirs
+    recorder = owners.Owners(spec["uid"], spec["gid"], spec["groups"], spec["capabilities"])
+    return Supervisor(recorder.handlers()), ours, theirs
+
+
 def _mount_root(root: wire.Message) -> int:
+    if root["kind"] == "directory":
+        return clone(os.fsencode(root["path"]), syscalls.NODEV)
     lowers = [os.fsencode(path) for path in root["lowers"]]
     return overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
 
 
-def _give_pipe(fd: int, uid: int, gid: int) -> None:
-    """Let the command open its own /dev/stdout, which is this pipe (runc does the same)."""
-    if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        with contextlib.suppress(OSError):
-            os.fchown(fd, uid, gid)
-
-
-def _enter_namespaces(zygote: int, control: socket.socket, *, own_network: bool) -> None:
+def _enter_namespaces(
+    zygote: int, control: socket.socket, spec: wire.Message, *, own_network: bool
+) -> None:
+    nested = spec["nested"]
+    flags = _NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0)
     with naming("unshare"):
-        syscalls.unshare(_NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0))
-    # By the number that /proc has for it: that of a namespace further out.
-    wire.send(control, {"map": int(os.readlink("/proc/self"))})
-    if wire.receive(control) is None:
-        os._exit(1)
-    with naming("setid"):
-        os.setresgid(0, 0, 0)
-        with contextlib.suppress(PermissionError):  # denied where only one id is mapped
-            os.setgroups([])
-        os.setresuid(0, 0, 0)
+        syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if nested else 0))
+    if nested:
+        map_ids(control, spec["first"])
+    else:
+        take_ids(spec["first"])
     syscalls.die_with_parent(zygote)  # a change of ids disarms it
-
-
-def _become(control: socket.socket, command: Callable[[], NoReturn]) -> NoReturn:
-    """Become the command, or say why not."""
-    try:
-        command()
-    except Failed as failed:
-        wire.send(control, {"error": failed.to_json()})
-    except BaseException as problem:
-        text = f"{type(problem).__name__}: {problem}"
-        wire.send(control, {"error": Failed("step", text).to_json()})
-    finally:
-        os._exit(125)

@@ -19,8 +19,10 @@ _Times = tuple[int, int]
 class Stubs:
     """The stand-ins of one root, as long as a step runs."""
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, owner: int = 0) -> None:
+        """`owner` is the container's root as seen from here."""
         self._root = root_fd
+        self._owner = owner
         # (parent, name, the parent's times before and after)
         self._made: list[tuple[int, bytes, _Times, _Times]] = []
 
@@ -58,6 +60,8 @@ class Stubs:
         else:
             flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
             os.close(os.open(name, flags, 0o644, dir_fd=parent))
+        if self._owner:
+            os.chown(name, self._owner, self._owner, dir_fd=parent, follow_symlinks=False)
         self._made.append((parent, name, before, _times(parent)))
 
     def remove(self) -> None:
@@ -70,7 +74,7 @@ class Stubs:
             _unmount(name, parent)
             with _tolerating():
                 _remove_empty(name, parent)
-            os.utime(parent, ns=before if now == after else now)
+            os.utime(parent, ns=before if now[1] == after[1] else now)
             os.close(parent)
 
 

@@ -16,31 +16,45 @@ _SHARED = {
     "fsopen": 430,
     "fsconfig": 431,
     "fsmount": 432,
+    "pidfd_open": 434,
     "close_range": 436,
     "mount_setattr": 442,
     "landlock_create_ruleset": 444,
+    "landlock_add_rule": 445,
     "landlock_restrict_self": 446,
 }
 _NUMBERS = {
     "x86_64": {
+        "capget": 125,
         "capset": 126,
         "keyctl": 250,
         "mount": 165,
         "pivot_root": 155,
         "prctl": 157,
+        "process_vm_readv": 310,
+        "process_vm_writev": 311,
         "seccomp": 317,
+        "setfsgid": 123,
+        "setfsuid": 122,
         "sethostname": 170,
+        "setns": 308,
         "umount2": 166,
         "unshare": 272,
     },
     "aarch64": {
+        "capget": 90,
         "capset": 91,
         "keyctl": 219,
         "mount": 40,
         "pivot_root": 41,
         "prctl": 167,
+        "process_vm_readv": 270,
+        "process_vm_writev": 271,
         "seccomp": 277,
+        "setfsgid": 152,
+        "setfsuid": 151,
         "sethostname": 161,
+        "setns": 268,
         "umount2": 39,
         "unshare": 97,
     },
@@ -58,6 +72,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
 MS_NODEV = 4
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
@@ -72,7 +87,7 @@ NOEXEC = 8
 AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
-_SIGKILL = 9  # the module `signal` takes long to import
+_SIGKILL, _SIGTERM = 9, 15  # the module `signal` takes long to import
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -94,6 +109,11 @@ def call(name: str, *args: object) -> int:
 
 def unshare(flags: int) -> None:
     call("unshare", flags)
+
+
+def setns(namespace: int, kind: int) -> None:
+    """Enter a namespace given by descriptor; `kind` is its CLONE_ flag."""
+    call("setns", namespace, kind)
 
 
 def mount(source: bytes, target: bytes, fstype: bytes, flags: int, data: bytes = b"") -> None:
@@ -192,6 +212,13 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def tell_of_parent(parent: int) -> None:
+    """Let SIGTERM come to this process when its parent ends; at once when it has already."""
+    prctl(1, _SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os.kill(os.getpid(), _SIGTERM)
+
+
 def die_with(pidfd: int) -> None:
     """Do the same in a new PID namespace, where the parent is known by descriptor alone."""
     prctl(1, _SIGKILL)
@@ -215,8 +242,8 @@ def landlock_scope() -> bool:
     return True
 
 
-def install_filter(program: bytes) -> None:
+def install_filter(program: bytes, flags: int = 0) -> int:
     """Install a seccomp filter given as packed `struct sock_filter`s."""
     code = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
-    call("seccomp", 1, 0, header)  # SECCOMP_SET_MODE_FILTER
+    return call("seccomp", 1, flags, header)  # SECCOMP_SET_MODE_FILTER

@@ -10,22 +10,29 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Sequence
 
 # The whole way to a command is imported here, once.
 from imgbuild.sandbox.child import enter, step, wire
 from imgbuild.sandbox.child.failure import Failed
 
+_TRIAL = 0  # no session gives a command this number
+
 
 class _Run:
     """One command on its way."""
 
-    def __init__(self, request: int, pid: int, control: socket.socket) -> None:
+    def __init__(
+        self, request: int, pid: int, control: socket.socket, first_ids: Sequence[int]
+    ) -> None:
         self.request = request
         self.pid = pid
+        self.first_ids = first_ids
         self.pidfd = os.pidfd_open(pid)
         self.control = control
         self.first: int | None = None  # pid 1 of its namespaces, as seen from here
         self.error: wire.Message | None = None
+        self.found: wire.Message = {}  # of the trial
 
     def kill(self) -> None:
         """End it: by its first process when there is one, so that the outer one can clean up."""
@@ -33,22 +40,28 @@ class _Run:
             os.kill(self.first or self.pid, signal.SIGKILL)
 
 
-def main(sock: socket.socket, shift: int, count: int) -> None:
+def main(sock: socket.socket, settings: wire.Message) -> None:
     """Serve until the session closes the socket, then end all that runs."""
-    Zygote(sock, shift, count).serve()
+    Zygote(sock, settings).serve()
 
 
 class Zygote:
-    def __init__(self, sock: socket.socket, shift: int, count: int) -> None:
+    """Starts commands as `settings` say: "shift", "count", and whether they are "nested".
+
+    Before all commands there is a trial: what it finds out is the first message, and part of each
+    spec from then on.
+    """
+
+    def __init__(self, sock: socket.socket, settings: wire.Message) -> None:
         self._sock = sock
-        self._shift = shift
-        self._count = count
+        self._known = {name: settings[name] for name in ("tier", "shift", "count", "nested")}
         self._runs: dict[int, _Run] = {}  # by pidfd
         self._controls: dict[int, _Run] = {}  # by the control socket's descriptor
         self._poll = select.poll()
 
     def serve(self) -> None:
         self._poll.register(self._sock, select.POLLIN)
+        self._fork(_TRIAL, {"trial": True}, [])
         while True:
             for fd, _ in self._poll.poll():
                 if fd in self._controls:
@@ -75,9 +88,19 @@ class Zygote:
         return True
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
-        spec |= {"shift": self._shift, "count": self._count}
-        with contextlib.suppress(Failed):  # the step will say so
-            enter.compiled_filter(spec)
+        alone = self._known["count"] == 1 and self._known["nested"]
+        # With one id it is the command's own: so it is who it should be, and owns all files.
+        first = [spec["uid"], spec["gid"]] if alone else [0, 0]
+        self._fork(request, spec, fds, first)
+
+    def _fork(
+        self, request: int, spec: wire.Message, fds: list[int], first: Sequence[int] = (0, 0)
+    ) -> None:
+        spec |= self._known
+        spec |= {"first": first, "supervised": self._known["count"] == 1}
+        if "argv" in spec:
+            with contextlib.suppress(Failed):  # the step will say so
+                enter.compiled_filters(spec)
         me = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -85,11 +108,12 @@ class Zygote:
             status = 125
             try:
                 ours.close()
-                status = step.main(me, theirs, spec, fds)
+                spec["lent"] = dict(zip(spec.get("lent", ()), fds[3:], strict=True))
+                status = step.main(me, theirs, spec, fds[:3])
             finally:
                 os._exit(status)
         theirs.close()
-        run = _Run(request, pid, ours)
+        run = _Run(request, pid, ours, spec["first"])
         self._runs[run.pidfd] = run
         self._controls[ours.fileno()] = run
         self._poll.register(run.pidfd, select.POLLIN)
@@ -106,15 +130,17 @@ class Zygote:
             self._map(run, message["map"])
         elif "pid" in message:
             run.first = message["pid"]
+        elif "found" in message:
+            run.found = message["found"]
         elif run.error is None:
             run.error = message["error"]
 
     def _map(self, run: _Run, pid: int) -> None:
         """Write the id maps of a step's user namespace, as only its parent may."""
         try:
-            for name in ("uid_map", "gid_map"):
+            for name, first in zip(("uid_map", "gid_map"), run.first_ids, strict=True):
                 with open(f"/proc/{pid}/{name}", "w") as file:
-                    file.write(f"0 {self._shift} {self._count}")
+                    file.write(f"{first} {self._known['shift']} {self._known['count']}")
             wire.send(run.control, {"go": True})
         except OSError as problem:
             run.error = {"op": "map", "errno": problem.errno, "message": problem.strerror}
@@ -131,6 +157,9 @@ class Zygote:
         reply: wire.Message = {"id": run.request, "status": status if status >= 0 else 128 - status}
         if run.error is not None:
             reply = {"id": run.request, "error": run.error}
+        elif run.request == _TRIAL:
+            self._known |= run.found
+            reply = {"id": _TRIAL, "found": run.found}
         with contextlib.suppress(OSError):  # the session is gone; the next order says so
             wire.send(self._sock, reply)
 

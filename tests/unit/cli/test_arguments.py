@@ -190,6 +190,7 @@ def test_every_build_option_has_a_flag_or_is_library_only() -> None:
     assert build is not None
     flags = {parameter.name for parameter in build.params}
     renamed = {"source_date_epoch": "timestamp", "archive_limits": "add_limit_size"}
+    renamed["run"] = "allow"  # see test_running.py for each of its fields
     library_only = {"registry", "search_path"}
     for field in BuildOptions.__dataclass_fields__:
         assert renamed.get(field, field) in flags or field in library_only, field
@@ -297,7 +298,7 @@ def test_what_follows_the_image_is_the_command(
 ) -> None:
     seen: list[tuple[str, tuple[str, ...]]] = []
 
-    def run(image: str, command: tuple[str, ...], *, store: Path, tty: bool) -> int:  # noqa: ARG001
+    def run(image: str, command: tuple[str, ...], *, tty: bool, **_: object) -> int:
         assert tty == any("t" in flag for flag in flags)
         seen.append((image, command))
         return 7
@@ -370,9 +371,12 @@ def test_help_has_every_flag_in_one_section(
 
 
 def test_sections_name_flags_that_exist() -> None:
-    build = command_line.get_command(None, "build")  # type: ignore[arg-type]
-    assert build is not None
-    assert frozenset().union(*SECTIONS.values()) <= {p.name for p in build.params}
+    names: set[str | None] = set()
+    for name in ("build", "run"):
+        command = command_line.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None
+        names |= {parameter.name for parameter in command.params}
+    assert frozenset().union(*SECTIONS.values()) <= names
 
 
 @pytest.mark.parametrize(
@@ -381,6 +385,8 @@ def test_sections_name_flags_that_exist() -> None:
         (["--load", "."], "docker load"),
         (["--cache-from=x", "."], "the store is the cache"),
         (["--destination", "x"], "-t NAME"),
+        (["--memory-swap", "1g", "."], "as much swap"),
+        (["--cpuset-cpus", "0", "."], "taskset"),
     ],
 )
 def test_flags_of_other_builders_are_answered(

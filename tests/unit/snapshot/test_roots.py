@@ -7,14 +7,20 @@ import pytest
 
 from imgbuild.errors import SandboxError
 from imgbuild.sandbox.idmap import IdMap
+from imgbuild.sandbox.tiers import Tier
 from imgbuild.snapshot.roots import Roots
 
 ONE = IdMap("single", ((0, 1, 1),), ((0, 1, 1),), shift=0, count=1)
 
 
 class FakeSession:
+    tier = Tier("C", ONE)
+
     def __init__(self) -> None:
         self.closed = False
+
+    def request(self, verb: str, _params: object) -> None:
+        assert verb == "remove"
 
     def close(self) -> None:
         self.closed = True
@@ -24,13 +30,18 @@ def make_roots(tmp_path: Path, start: Any) -> Roots:
     def unused(*_: object) -> Any:
         raise AssertionError
 
-    return Roots(ONE, tmp_path, unused, unused, start)
+    def scratch() -> Path:
+        path = tmp_path / "steps"
+        path.mkdir()
+        return path
+
+    return Roots(tmp_path, scratch, unused, start)
 
 
 def test_a_session_started_early_is_the_one_that_is_used_and_ended(tmp_path: Path) -> None:
     sessions: list[FakeSession] = []
 
-    def start() -> FakeSession:
+    def start(_steps: Path) -> FakeSession:
         sessions.append(FakeSession())
         return sessions[-1]
 
@@ -43,7 +54,7 @@ def test_a_session_started_early_is_the_one_that_is_used_and_ended(tmp_path: Pat
 
 
 def test_what_keeps_a_session_from_starting_is_told_when_it_is_needed(tmp_path: Path) -> None:
-    def start() -> FakeSession:
+    def start(_steps: Path) -> FakeSession:
         raise SandboxError("not on this host")
 
     roots = make_roots(tmp_path, start)
@@ -54,7 +65,7 @@ def test_what_keeps_a_session_from_starting_is_told_when_it_is_needed(tmp_path: 
 
 
 def test_nothing_is_started_that_is_not_asked_for(tmp_path: Path) -> None:
-    def start() -> FakeSession:
+    def start(_steps: Path) -> FakeSession:
         raise AssertionError
 
     make_roots(tmp_path, start).close()

@@ -1,0 +1,65 @@
+"""What commands find in /etc/hosts and /etc/resolv.conf."""
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from imgbuild.build.runrequest import GATEWAY, NO_DNS
+from imgbuild.options import RunOptions
+
+# The name of this machine in a container, as BuildKit has it.
+HOSTNAME = "buildkitsandbox"
+_LOOPBACK = "127.0.0.1"
+
+
+def hosts(options: RunOptions, hostname: str = HOSTNAME) -> str:
+    """Return /etc/hosts as BuildKit writes it."""
+    lines = [f"127.0.0.1\tlocalhost {hostname}", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    for name, address in options.add_hosts:
+        lines.append(f"{_LOOPBACK if address == GATEWAY else address}\t{name}")
+    return "\n".join(lines) + "\n"
+
+
+def resolver(text: str, options: RunOptions, helper: str | None = None) -> str | None:
+    """Return /etc/resolv.conf made of this machine's `text`; None to leave the image's.
+
+    In a network of its own, a command cannot reach name servers on this machine's loopback:
+    `helper` is then the address where they are reached.
+    """
+    if options.dns == NO_DNS:
+        return None
+    if not (options.dns or options.dns_search or options.dns_options):
+        return text if helper is None else _rewritten(text, helper)
+    servers = list(options.dns) or _values(text, "nameserver")
+    if helper is not None and any(map(_is_loopback, servers)):
+        servers = [helper]
+    search = options.dns_search or _values(text, "search")[:]
+    lines = [f"nameserver {server}" for server in servers]
+    if words := [word for word in search if word != "."]:
+        lines.append(f"search {' '.join(words)}")
+    if words := list(options.dns_options or _values(text, "options")):
+        lines.append(f"options {' '.join(words)}")
+    return "\n".join(lines) + "\n"
+
+
+def _rewritten(text: str, helper: str) -> str:
+    servers = _values(text, "nameserver")
+    if servers and not any(map(_is_loopback, servers)):
+        return text
+    # Without a name server, resolvers ask loopback, where nobody is.
+    others = [line for line in text.splitlines() if line.split()[:1] != ["nameserver"]]
+    return "\n".join([f"nameserver {helper}", *others]) + "\n"
+
+
+def _values(text: str, key: str) -> list[str]:
+    lines: Sequence[list[str]] = [line.split() for line in text.splitlines()]
+    found = [line[1:] for line in lines if line[:1] == [key]]
+    if key == "nameserver":
+        return [words[0] for words in found if words]
+    return found[-1] if found else []
+
+
+def _is_loopback(server: str) -> bool:
+    try:
+        return ip_address(server.partition("%")[0]).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,41 @@
+import pytest
+
+from imgbuild.build.netfiles import hosts, resolver
+from imgbuild.options import RunOptions
+
+HOST = "# made by hand\nnameserver 192.0.2.53\nnameserver 192.0.2.54\nsearch corp.example\noptions ndots:2\n"
+STUB = "nameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n"
+
+
+def test_hosts_are_those_of_buildkit_and_more() -> None:
+    plain = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+    assert hosts(RunOptions()) == plain
+    options = RunOptions(add_hosts=(("db", "10.0.0.1"), ("me", "host-gateway"), ("db", "fd00::1")))
+    assert hosts(options) == plain + "10.0.0.1\tdb\n127.0.0.1\tme\nfd00::1\tdb\n"
+    assert hosts(RunOptions(), "box").startswith("127.0.0.1\tlocalhost box\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "helper", "expected"),
+    [
+        (HOST, RunOptions(), None, HOST),
+        (STUB, RunOptions(), None, STUB),
+        (HOST, RunOptions(), "10.0.2.3", HOST),
+        (STUB, RunOptions(), "10.0.2.3", "nameserver 10.0.2.3\noptions edns0 trust-ad\nsearch lan\n"),
+        ("", RunOptions(), "10.0.2.3", "nameserver 10.0.2.3\n"),
+        ("nameserver ::1%lo\n", RunOptions(), "10.0.2.3", "nameserver 10.0.2.3\n"),
+        (HOST, RunOptions(dns=("none",)), None, None),
+        (HOST, RunOptions(dns=("1.1.1.1", "fd00::1")), None,
+         "nameserver 1.1.1.1\nnameserver fd00::1\nsearch corp.example\noptions ndots:2\n"),
+        (HOST, RunOptions(dns_search=(".",)), None,
+         "nameserver 192.0.2.53\nnameserver 192.0.2.54\noptions ndots:2\n"),
+        (STUB, RunOptions(dns_search=("a", "b"), dns_options=("ndots:1",)), "169.254.1.1",
+         "nameserver 169.254.1.1\nsearch a b\noptions ndots:1\n"),
+        (STUB, RunOptions(dns=("127.0.0.9",)), "169.254.1.1",
+         "nameserver 169.254.1.1\nsearch lan\noptions edns0 trust-ad\n"),
+    ],
+)  # fmt: skip
+def test_resolvers_are_reached_from_where_the_command_is(
+    text: str, options: RunOptions, helper: str | None, expected: str | None
+) -> None:
+    assert resolver(text, options, helper) == expected
