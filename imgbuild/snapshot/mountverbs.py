@@ -8,8 +8,8 @@ import socket
 import stat
 from typing import Any
 
+from imgbuild import recorded
 from imgbuild.errors import SandboxError
-from imgbuild.layer import xattrs
 from imgbuild.layer.owners import Ownership
 from imgbuild.layer.tarwrite import TarWriter
 from imgbuild.sandbox.child.serve import Handler
@@ -75,7 +75,7 @@ def _own(path: bytes, params: dict[str, Any], ownership: Ownership) -> None:
     if ownership.single:
         # The one id has it anyway; a directory can tell whose it would be.
         if (uid or gid) and os.path.isdir(path):
-            os.setxattr(path, xattrs.OWNER, b"%d:%d" % (uid, gid))
+            os.setxattr(path, recorded.OWNER, recorded.owner_value((uid, gid)))
     elif max(uid, gid) >= ownership.count:
         raise SandboxError(
             f"a mount cannot belong to {uid}:{gid}: only {ownership.count} ids are mapped here",
