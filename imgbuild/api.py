@@ -219,17 +219,8 @@ def run(
     from imgbuild.build.runimage import Changed, run_image
     from imgbuild.build.runrequest import settled_network, settled_run
 
-    changed = Changed(
-        tuple(command),
-        None if entrypoint is None else tuple(entrypoint),
-        user,
-        workdir,
-        dict(env or {}),
-        hostname,
-        readonly,
-        settled_network(network),
-    )
-    settled = settled_run(options or RunOptions())
+    mode, settled = settled_network(network), settled_run(options or RunOptions())
+    changed = Changed(command, entrypoint, user, workdir, env or {}, hostname, readonly, mode)
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
         rootfs = _rootfs(opened, search_path, settled.isolation)
@@ -324,7 +315,8 @@ def cache_mounts(
     with _opened(store) as opened, opened.build_lock():
         rootfs = _rootfs(opened, search_path)
         with rootfs.open() as roots:
-            yield CacheMounts(opened.paths.cache_mounts / rootfs.idmap.key, lambda: roots)
+            key = roots.session.tier.idmap.key
+            yield CacheMounts(opened.paths.cache_mounts / key, lambda: roots)
 
 
 def reset(*, store: PathLike | None = None) -> None:

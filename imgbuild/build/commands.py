@@ -11,6 +11,7 @@ from imgbuild.build import netfiles
 from imgbuild.build.devices import of_step
 from imgbuild.build.granted import with_options
 from imgbuild.build.network import Networks, Wanted
+from imgbuild.errors import SandboxError
 from imgbuild.events import EventSink, Notice
 from imgbuild.options import RunOptions
 from imgbuild.sandbox.cgroups import Group, Limits, make_group
@@ -42,16 +43,15 @@ class Commands:
     def __init__(
         self,
         options: RunOptions,
-        ids: IdMap,
         search_path: str,
         session: Callable[[], Session],
         events: EventSink,
     ) -> None:
         self.options = options
-        self._ids = ids
+        self._session = session
         self._events = events
         self._told: set[str] = set()
-        self._mapping = IdMapping(ids)
+        self._mapping: IdMapping | None = None
         self.networks = Networks(search_path, options, session, self._tell)
         self._search_path = search_path
 
@@ -77,6 +77,7 @@ class Commands:
 
         Raises `UsageError` and `SandboxError` for what this host cannot give.
         """
+        self._check_volumes()
         with ExitStack() as stack:
             mounts = self._mapped_volumes(stack)
             named = of_step(devices, self._tell) if devices else ()
@@ -96,12 +97,31 @@ class Commands:
     def close(self) -> None:
         """Let go of what commands shared, before the session ends."""
         self.networks.close()
-        self._mapping.close()
+        if self._mapping is not None:
+            self._mapping.close()
+
+    @property
+    def _ids(self) -> IdMap:
+        return self._session().tier.idmap
+
+    def _check_volumes(self) -> None:
+        """Raise `SandboxError` for volumes that only a mount can show."""
+        if not self.options.volumes:
+            return
+        name = self._session().tier.name
+        for volume in self.options.volumes:
+            if name in {"D", "D-userns"} and not volume.readonly:
+                raise SandboxError(
+                    f"the volume {volume.source} cannot be written to in tier {name}: commands see "
+                    "a copy, since nothing can be mounted here",
+                    hint="add :ro, or see `imgbuild doctor` for what a better tier needs",
+                )
 
     def _mapped_volumes(self, stack: ExitStack) -> Mapping[str, int]:
         """Give mounts of the volumes whose owners can be translated, by their targets."""
         mounts = {}
         for volume in self.options.volumes:
+            self._mapping = self._mapping or IdMapping(self._ids)
             mount = self._mapping.mount(volume.source, readonly=volume.readonly)
             if mount is not None:
                 stack.callback(os.close, mount)

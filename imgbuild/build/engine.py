@@ -350,7 +350,7 @@ class _Engine:
 
         inputs = self._inputs
         if self._caches is None:
-            folder = self._store.paths.cache_mounts / inputs.rootfs.idmap.key
+            folder = self._store.paths.cache_mounts / self._roots().session.tier.idmap.key
             self._caches = CacheMounts(
                 folder, self._roots, fresh=inputs.no_cache, events=inputs.events
             )
@@ -370,7 +370,6 @@ class _Engine:
             inputs = self._inputs
             self._commands = Commands(
                 inputs.run,
-                inputs.rootfs.idmap,
                 inputs.rootfs.search_path,
                 lambda: roots.session,
                 inputs.events,

@@ -34,8 +34,8 @@ class Changed:
     added. `readonly` lets the command write to nothing but volumes and /dev.
     """
 
-    command: tuple[str, ...] = ()
-    entrypoint: tuple[str, ...] | None = None
+    command: Sequence[str] = ()
+    entrypoint: Sequence[str] | None = None
     user: str | None = None
     workdir: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
@@ -69,9 +69,7 @@ def run_image(
     with ExitStack() as stack:
         roots = rootfs.open(lambda: commands.files(hostname))
         stack.enter_context(roots)
-        commands = Commands(
-            options, rootfs.idmap, rootfs.search_path, lambda: roots.session, events
-        )
+        commands = Commands(options, rootfs.search_path, lambda: roots.session, events)
         stack.callback(commands.close)
         if changed.network == "default":
             commands.networks.begin()

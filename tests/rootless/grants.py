@@ -71,13 +71,15 @@ def insecure_is_all_of_the_namespace_and_nothing_beyond(bench: Bench) -> None:
     known = (1 << int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1) - 1
     fields = {"insecure": True, "capabilities": tuple(NAMES)}
     same(_held(bench, **fields), known)
-    same(bench.run("grep ^Seccomp: /proc/self/status", **fields)[1].split()[1], "0")
+    # With one id, the supervisor of owners has its filter.
+    filtered = "2" if bench.idmap.kind == "single" else "0"
+    same(bench.run("grep ^Seccomp: /proc/self/status", **fields)[1].split()[1], filtered)
     same(bench.run("mount -t tmpfs none /tmp && touch /tmp/x", **fields), (0, ""))
     attacks = """
         exec 2>/dev/null
         echo x > /proc/sys/kernel/core_pattern && echo wrote core_pattern
         echo b > /proc/sysrq-trigger && echo wrote sysrq
-        mknod /tmp/sda b 8 0 && head -c 1 /tmp/sda && echo read a disk
+        mknod /tmp/sda b 8 0; test "$(head -c 1 /tmp/sda | wc -c)" -eq 1 && echo read a disk
         mount -t proc none /tmp && test -e /tmp/1/cwd/etc/shadow && echo saw the host
         mount -o remount,rw /sys && touch /sys/kernel/x && echo wrote sys
         for pid in /proc/[0-9]*; do grep -q img[b]uild $pid/cmdline && echo saw $pid; done

@@ -1,9 +1,11 @@
 """A network of a build's own reaches out, and nothing on this machine's loopback."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,60 @@ def test_the_way_out_leads_out_alone(who: Who, helper: str, tmp_path: Path) -> N
     assert facts["shared"].strip() == "shared"
     assert "lo" in facts["links"]
     assert len(facts["links"]) == 2
+
+
+_FOREVER = """
+import sys, time
+from pathlib import Path
+from tests.support.bench import Bench
+kind, place = sys.argv[1:]
+bench = Bench(Path(place))
+bench.finish()
+params = {"kind": kind, "program": "/usr/bin/" + kind}
+bench.session.keep_network(bench.session.request("network", params)[1][0])
+print("up", flush=True)
+time.sleep(1000)
+"""
+
+
+def test_helpers_end_with_a_killed_builder(helper: str, tmp_path: Path) -> None:
+    command = [interpreter("self"), "-c", _FOREVER, helper, str(tmp_path)]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if process.stdout.read(2) != b"up":
+            pytest.skip("cannot apply: no default route for the helper")
+        namespace = _namespaces_below(process.pid)
+        assert namespace
+        assert len(_users_of(namespace)) >= 3, (
+            "worker, zygote and helper; pasta has a namespace of its own"
+        )
+        process.kill()
+    deadline = time.monotonic() + 1
+    while _users_of(namespace) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _users_of(namespace) == []
+
+
+def _namespaces_below(pid: int) -> set[int]:
+    """Give the PID namespaces of what descends from a process and is in another one than it."""
+    own = os.stat(f"/proc/{pid}/ns/pid").st_ino
+    found = set()
+    for below in _below(pid):
+        with contextlib.suppress(OSError):
+            found.add(os.stat(f"/proc/{below}/ns/pid").st_ino)
+    return found - {own}
+
+
+def _users_of(namespaces: set[int]) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and os.stat(entry / "ns/pid").st_ino in namespaces:
+                found.append(entry.name)
+    return found
+
+
+def _below(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(word) for task in tasks for word in task.read_text().split()]
+    return [*children, *(below for child in children for below in _below(child))]

@@ -19,9 +19,11 @@ from typing import NoReturn
 from imgbuild import inroot
 from imgbuild.sandbox.child import (
     capabilities,
+    cgroups,
     emulation,
     enter,
     landlock,
+    limits,
     network,
     notify,
     owners,
@@ -41,12 +43,15 @@ _NAMESPACES = (
     syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
 )
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SHM_SIZE = 64 << 20  # what nobody asked for: docker's default
 _PAUSE = 0.001  # seconds between looks at what still runs
 
 
 def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
     """Run a spec as `step.main` does, in a root that is a directory."""
     _refuse_impossible(spec)
+    with naming("cgroup"):
+        cgroups.join(spec["lent"])
     syscalls.prctl(_SUBREAPER, 1)
     for fd in fds[1:]:
         enter.give_pipe(fd, spec["shift"] + spec["uid"], spec["shift"] + spec["gid"])
@@ -97,6 +102,11 @@ def _refuse_impossible(spec: wire.Message) -> None:
         raise Failed("tier", f"a network of its own in tier {name}")
     if spec["readonly"]:
         raise Failed("tier", f"a read-only root in tier {name}")
+    if spec["shm_size"] != _SHM_SIZE:
+        raise Failed("tier", f"a size of /dev/shm in tier {name}")
+    if spec["insecure"] and name == "D":
+        # With all capabilities and no namespace, it could read the build's memory.
+        raise Failed("tier", f"--security=insecure in tier {name}")
     for device, _, _ in spec["devices"]:
         raise Failed("tier", f"the device {device} in tier {name}")
 
@@ -201,6 +211,7 @@ class _Step:
             if not spec["insecure"]:
                 syscalls.install_filter(profile)
             notify.hand_over(self._theirs, supervision)
+        limits.apply(spec)
         enter.drop_privileges(spec)
         syscalls.die_with(parent)  # the change of ids disarmed it
         enter.execute(spec["argv"], dict(spec["env"]))

@@ -92,8 +92,7 @@ def become(
     if channel is not None:
         with naming("supervise"):
             notify.hand_over(channel, supervision)
-    limits.limit(spec["rlimits"])
-    limits.keep_to(spec["processors"])
+    limits.apply(spec)
     drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
     execute(spec["argv"], dict(spec["env"]))

@@ -3,6 +3,7 @@
 import os
 import resource
 
+from imgbuild.sandbox.child import wire
 from imgbuild.sandbox.child.failure import Failed
 
 # asm-generic/resource.h; the names are docker's.
@@ -23,6 +24,12 @@ _NUMBERS = {
     "rtprio": 14,
     "rttime": 15,
 }
+
+
+def apply(spec: wire.Message) -> None:
+    """Limit this process and all that it starts as a spec says."""
+    limit(spec["rlimits"])
+    keep_to(spec["processors"])
 
 
 def limit(limits: list[tuple[str, int, int]]) -> None:

@@ -6,13 +6,16 @@ from imgbuild.build import network
 from imgbuild.build.network import Networks, find_helpers
 from imgbuild.errors import SandboxError
 from imgbuild.options import RunOptions
+from imgbuild.sandbox.idmap import IdMap
+from imgbuild.sandbox.tiers import Tier, TierName
 
 
 class FakeSession:
     """A session that makes networks, or does not."""
 
-    def __init__(self, problem: str = "") -> None:
+    def __init__(self, problem: str = "", tier: TierName = "A") -> None:
         self.problem = problem
+        self.tier = Tier(tier, IdMap("single", ((0, 1, 1),), ((0, 1, 1),), 0, 1))
         self.asked: list[object] = []
         self.kept: list[int] = []
 
@@ -73,6 +76,15 @@ def test_a_helper_that_fails_means_this_machines_network(programs: str) -> None:
     made, told = networks(programs, FakeSession("pasta: no interface"))
     assert [made.choose("default"), made.choose("default")] == ["host", "host"]
     assert told == ["commands use this machine's network: pasta: no interface"]
+
+
+@pytest.mark.parametrize("tier", ["D", "D-userns"])
+def test_lesser_tiers_have_this_machines_network(programs: str, tier: TierName) -> None:
+    session = FakeSession(tier=tier)
+    made, told = networks(programs, session)
+    assert made.choose("default") == "host"
+    assert session.asked == []
+    assert f"tier {tier}" in told[0]
 
 
 @pytest.mark.parametrize(
