@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
+    from imgbuild.build.mountsources import MountSources
     from imgbuild.build.remotes import Remotes
-    from imgbuild.build.runmounts import Brought, MountSources
+    from imgbuild.build.runmounts import Brought
     from imgbuild.build.secrets import Secrets
     from imgbuild.sandbox.tiers import Tier
     from imgbuild.snapshot.roots import Roots
@@ -270,7 +271,7 @@ class _Engine:
     # --- RUN
 
     def _mount_sources(self, step: RunStep) -> "MountSources":
-        from imgbuild.build.runmounts import MountSources
+        from imgbuild.build.mountsources import MountSources
 
         return MountSources(step, self._copy_work, self._source_layers)
 

@@ -30,7 +30,7 @@ class Rootfs:
 
     @cached_property
     def _candidates(self) -> "tuple[Candidate, ...]":
-        from imgbuild.sandbox.choice import candidates
+        from imgbuild.sandbox.candidates import candidates
 
         return candidates(self.search_path, self._isolation)
 
@@ -39,7 +39,7 @@ class Rootfs:
         """The ids of the session: what is expected until one has started."""
         if self._tier is not None:
             return self._tier.idmap
-        from imgbuild.sandbox.choice import expected
+        from imgbuild.sandbox.candidates import expected
 
         return expected(self._candidates).idmap
 

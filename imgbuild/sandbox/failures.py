@@ -1,6 +1,9 @@
 """What a failed operation of the sandbox means, and what to do about it."""
 
 import errno
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 from imgbuild.errors import DiskFullError, ImgbuildError, SandboxError, StepFailedError
@@ -16,6 +19,11 @@ _USER_NAMESPACES = (
     "Allow user namespaces: sysctl user.max_user_namespaces=15000, on Debian also "
     "kernel.unprivileged_userns_clone=1, on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0 "
     f"or an AppArmor profile for this Python. {IN_CONTAINERS}"
+)
+_MOUNTS = (
+    "The host's security module may forbid mounts: start the container with --security-opt "
+    "apparmor=unconfined --security-opt seccomp=unconfined; in Kubernetes set "
+    "`appArmorProfile: {type: Unconfined}` and `seccompProfile: {type: Unconfined}`."
 )
 _NEWUIDMAP = (
     "newuidmap and newgidmap must be setuid root (as the package uidmap installs them). In a "
@@ -52,7 +60,7 @@ _MEANINGS = {
     "map": ("ids cannot be mapped into a user namespace", _USER_NAMESPACES),
     "newuidmap": ("newuidmap could not map ids", _NEWUIDMAP),
     "setid": ("the ids of the user namespace cannot be used", _USER_NAMESPACES),
-    "mount": ("this host does not allow mounts in a user namespace", _USER_NAMESPACES),
+    "mount": ("this host does not allow mounts in a user namespace", _MOUNTS),
     "read-only": ("the view of this host cannot be made read-only", _KERNEL),
     "overlay": ("the layers cannot be mounted", _STORE),
     "memory": ("the changes of steps can be kept neither in the store nor in memory", _STORE),
@@ -102,6 +110,16 @@ _MEANINGS = {
     "start": ("the sandbox could not start", None),
 }
 
+# What AppArmor's restriction lets fail, since a user namespace itself is still given.
+_RESTRICTED = frozenset({"map", "newuidmap", "setid", "mount", "read-only"})
+_RESTRICTION = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+# Programs that distributions have profiles for, and that start others in a user namespace.
+_LAUNCHERS = {
+    "buildah": "buildah unshare",
+    "podman": "podman unshare",
+    "rootlesskit": "rootlesskit",
+}
+
 
 def explain(error: dict[str, Any]) -> ImgbuildError:
     """Turn the error of a sandbox process into one with a remedy."""
@@ -113,6 +131,8 @@ def explain(error: dict[str, Any]) -> ImgbuildError:
     message = f"{what}: {error['message']}"
     if op == "workdir":  # the image's fault, not this host's
         return StepFailedError(message, status=_NOT_EXECUTABLE, hint=hint)
+    if op in _RESTRICTED and error.get("errno") in {errno.EPERM, errno.EACCES, None}:
+        hint = _of_apparmor() or hint
     if op in _MEANINGS and op != "start":
         return RefusedError(message, hint=hint, operation=op)
     return SandboxError(message, hint=hint)
@@ -122,3 +142,29 @@ def disk_full(message: str) -> DiskFullError:
     return DiskFullError(
         f"no space left: {message}", hint="Free some space, or name another store with --store."
     )
+
+
+def _of_apparmor() -> str | None:
+    """Say what to do about AppArmor's restriction of user namespaces (Ubuntu 23.10), where it is on."""
+    try:
+        if _RESTRICTION.read_text().strip() != "1":
+            return None
+    except OSError:
+        return None
+    python = os.path.realpath(sys.executable)
+    profile = f"profile imgbuild {python} flags=(unconfined) {{ userns, }}"
+    ways = [
+        "switch it off: sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+        f"give this Python a profile in /etc/apparmor.d: {profile}",
+    ]
+    installed = [how for name, how in _LAUNCHERS.items() if _is_installed(name)]
+    ways += [f"let a program that has one start it: {how} imgbuild ..." for how in installed[:1]]
+    return (
+        "AppArmor restricts user namespaces of programs without a profile. Either "
+        + "; or ".join(ways)
+    )
+
+
+def _is_installed(program: str) -> bool:
+    folders = ("/usr/local/bin", "/usr/bin", "/bin")
+    return any(os.access(f"{folder}/{program}", os.X_OK) for folder in folders)

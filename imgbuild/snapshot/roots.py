@@ -20,7 +20,7 @@ from imgbuild.sandbox.session import Session
 from imgbuild.snapshot.copied import Copies, View
 from imgbuild.snapshot.crew import Crew
 from imgbuild.snapshot.remove import empty_directory
-from imgbuild.snapshot.request import Request, widen
+from imgbuild.snapshot.request import Request, receive, widen
 from imgbuild.snapshot.trees import Trees
 from imgbuild.snapshot.workspace import Workspace
 
@@ -141,18 +141,7 @@ class Roots:
 
     def pack(self, path: Path, write: Callable[[bytes], object]) -> None:
         """Give what a directory holds as a tar, with the container's ids; raise `ImageError`."""
-        reader, writer = os.pipe()
-        params = {"path": str(path), "ownership": self._ownership}
-        with open(reader, "rb", buffering=0) as tar:
-            widen(reader)
-            request = Request(self.session, "pack", params, (writer,), own=(writer,))
-            try:
-                while data := tar.read(_CHUNK):
-                    write(data)
-            finally:
-                tar.close()  # whoever still writes has to stop
-                request.join()
-            request.result()
+        receive(self.session, "pack", {"path": str(path), "ownership": self._ownership}, write)
 
     def measure(self, paths: Sequence[Path]) -> list[int]:
         """Return how many bytes directories take on disk."""

@@ -18,7 +18,7 @@ from imgbuild.sandbox.session import Running, Session
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
 from imgbuild.snapshot.attribution import APT_FOLDER
 from imgbuild.snapshot.lower import has_directory
-from imgbuild.snapshot.request import Request, widen
+from imgbuild.snapshot.request import receive
 
 _CHUNK = 1 << 20
 
@@ -134,24 +134,10 @@ class Workspace:
         those of the layer, which `keep` needs. Raises `ImageError` for what a layer cannot hold;
         part of the tar may have been written by then.
         """
-        reader, writer = os.pipe()
-        with (
-            open(reader, "rb", buffering=0) as tar,
-            self._nameless() as lines,
-            self._asking() as (verb, params, fds),
-        ):
-            widen(reader)
+        with self._nameless() as lines, self._asking() as (verb, params, fds):
             params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
             params["maker"] = self._maker
-            sent = (writer, lines.fileno(), *fds)
-            request = Request(self._session, verb, params, sent, own=(writer,))
-            try:
-                while data := tar.read(_CHUNK):
-                    write(data)
-            finally:
-                tar.close()  # whoever still writes has to stop
-                request.join()
-            request.result()
+            receive(self._session, verb, params, write, (lines.fileno(), *fds))
             lines.seek(0)
             for line in lines:
                 index(decode_entry(line))

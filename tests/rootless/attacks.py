@@ -214,7 +214,12 @@ SHELL |= {name: _ANY.format(attempt=attempt) for name, attempt in ANY.items()}
 OWN_PROC = frozenset({"own processes only", "its root is ours"})
 
 
-def main(place: Path, isolation: str = "auto", runtimes: tuple[str, ...] = ()) -> None:
+def main(
+    place: Path,
+    isolation: str = "auto",
+    runtimes: tuple[str, ...] = (),
+    kind: type[Bench] = Bench,
+) -> None:
     """Try everything; print what happened."""
     results: dict[str, tuple[int, str]] = {}
     os.environ["SECRET"] = "secret of the caller"
@@ -222,7 +227,7 @@ def main(place: Path, isolation: str = "auto", runtimes: tuple[str, ...] = ()) -
     name = f"imgbuild-attack-{os.getpid()}".encode()  # others may test at the same time
     listener.bind(b"\0" + name)
     listener.listen()
-    with Bench(place, isolation, runtimes) as bench:
+    with kind(place, isolation, runtimes) as bench:
         if SUPPORTED:
             folder = bench.base / "attacks"
             folder.mkdir()

@@ -137,7 +137,7 @@ def test_root_has_dockers_capabilities(results: Results) -> None:
         assert int(_field(status, name), 16) == 0
 
 
-def test_users_have_no_capabilities(results: Results) -> None:
+def test_users_have_no_capabilities(results: Results, who: Who) -> None:
     status = results["status of a user"][1]
     for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
         assert int(_field(status, name), 16) == 0

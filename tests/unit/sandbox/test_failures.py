@@ -8,7 +8,8 @@ import pytest
 
 import imgbuild.sandbox
 from imgbuild.errors import DiskFullError, SandboxError, StepFailedError
-from imgbuild.sandbox.failures import explain
+from imgbuild.sandbox import failures
+from imgbuild.sandbox.failures import RefusedError, explain
 
 _CHILD = Path(imgbuild.sandbox.__file__).parent / "child"
 
@@ -42,11 +43,39 @@ def test_every_operation_has_a_meaning(operation: str) -> None:
         ("newuidmap", "setcap cap_setuid=ep newuidmap"),
         ("overlay", "emptyDir"),
         ("proc", "systempaths=unconfined"),
+        ("mount", "apparmor=unconfined"),
+        ("mount", "appArmorProfile"),
         ("user", "--add-subuids"),
     ],
 )
 def test_remedies(operation: str, text: str) -> None:
     assert text in str(explain({"op": operation, "errno": 1, "message": ""}).hint)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_ubuntus_restriction_is_named(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"op": "map", "errno": errno.EPERM, "message": "Operation not permitted"}
+    setting = tmp_path / "setting"
+    monkeypatch.setattr(failures, "_RESTRICTION", setting)
+    monkeypatch.setattr(failures, "_is_installed", lambda name: installed and name == "podman")
+    plain = explain(said).hint
+    setting.write_text("0\n")
+    assert explain(said).hint == plain
+    setting.write_text("1\n")
+    hint = str(explain(said).hint)
+    assert "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in hint
+    assert "flags=(unconfined) { userns, }" in hint
+    assert ("podman unshare imgbuild" in hint) == installed
+    assert explain(said | {"op": "unshare"}).hint == plain, "it lets that pass"
+
+
+def test_a_refusal_knows_its_operation() -> None:
+    refusal = explain({"op": "mount", "errno": errno.EACCES, "message": "no"})
+    assert isinstance(refusal, RefusedError)
+    assert refusal.operation == "mount"
+    assert not isinstance(explain({"op": "start", "message": "no"}), RefusedError)
 
 
 def test_a_full_disk_is_one_and_too_many_namespaces_are_not() -> None:
