@@ -385,15 +385,17 @@ def paths_that_change_meanwhile_stay_inside(place: Path) -> int:
         (root / name).mkdir()
         (root / name / "f").touch()
 
+    paths = (b"/../../secret", b"f", b"a/../../secret", b"l/f", os.fsencode(place / "secret"))
+
     def command() -> None:
-        text = ctypes.create_string_buffer(b"/../secret", 64)
+        text = ctypes.create_string_buffer(b"/../secret", 4096)
         ended = threading.Event()
 
         def disturb() -> None:
             turn = 0
             while not ended.is_set():
                 turn += 1
-                text.value = (b"/../../secret", b"f", b"a/../../secret", b"l/f")[turn % 4]
+                text.value = paths[turn % len(paths)]
                 with contextlib.suppress(OSError):
                     os.symlink(("a", "..", "/", "../..")[turn % 4], "/l")
                 with contextlib.suppress(OSError):
