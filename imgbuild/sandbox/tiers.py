@@ -82,6 +82,12 @@ class Tier:
     def lacks(self) -> str:
         """Say what the tier could have and has not, in words; empty when it has everything."""
         missing = []
+        if self.name == "D":
+            missing.append("the container around imgbuild is the only security boundary")
+        if self.name == "D-userns":
+            missing.append("the user namespace is the only security boundary")
+        if self.proc == "emulated":
+            missing.append("/proc and /dev are made up")
         if self.proc == "shared":
             missing.append("/proc shows the processes around")
         if self.root == "memory":

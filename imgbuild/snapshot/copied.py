@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, Protocol
@@ -17,7 +18,14 @@ from imgbuild.layer.index import encode_entry
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest
 from imgbuild.sandbox.session import Running, Session
-from imgbuild.sandbox.spec import DirectoryRoot, FileMount, SandboxSpec
+from imgbuild.sandbox.spec import (
+    BindMount,
+    DirectoryRoot,
+    FileMount,
+    LayersMount,
+    Mount,
+    SandboxSpec,
+)
 from imgbuild.snapshot.attribution import APT_FOLDER, APT_NAME
 from imgbuild.snapshot.lower import has_directory
 from imgbuild.snapshot.request import Request
@@ -35,10 +43,10 @@ class Source(Protocol):
     @property
     def session(self) -> Session: ...
 
+    def feed(self, layer: Layer, pipe: int) -> None: ...
+
     @property
     def written(self) -> Mapping[str, str]: ...
-
-    def feed(self, layer: Layer, pipe: int) -> None: ...
 
     def take_place(self) -> Path: ...
 
@@ -121,6 +129,7 @@ class CopiedWorkspace(Workspace):
         self._root = root
         self._before = f"{place}/before"
         self._is_recorded = self._is_kept = False
+        self._gathered = 0
 
     @property
     def rootfs(self) -> DirectoryRoot:  # type: ignore[override]  # of another kind, as `run` knows
@@ -136,13 +145,26 @@ class CopiedWorkspace(Workspace):
         lent: Mapping[str, int] = MappingProxyType({}),
     ) -> Running:
         self._record()
+        spec = replace(spec, mounts=tuple(map(self._without_layers, spec.mounts)))
         return super().run(spec, stdin=stdin, stdout=stdout, stderr=stderr, lent=lent)
 
-    def _host_files(self, spec: SandboxSpec) -> Iterator[FileMount]:
-        yield from super()._host_files(spec)
-        if self._ownership["single"] and has_directory(str(self._root), APT_FOLDER):
-            name = os.fsdecode(APT_FOLDER + b"/" + APT_NAME)
-            yield FileMount(str(self._place.parent / "skeleton-apt" / name), f"/{name}")
+    def _without_layers(self, mount: Mount) -> Mount:
+        """Make a copy of what would be a mount of layers, for the step to have and to change."""
+        if not isinstance(mount, LayersMount):
+            return mount
+        self._gathered += 1
+        target = f"{self._place}/gathered{self._gathered}"
+        params = {"lowers": list(mount.lowers), "path": mount.path, "target": target}
+        self._session.request("gather", params)
+        return BindMount(target, mount.target, readonly=False)
+
+    def _shown_files(self, *, private: bool) -> tuple[FileMount, ...]:
+        shown = super()._shown_files(private=private)
+        if not (self._ownership["single"] and has_directory(str(self._root), APT_FOLDER)):
+            return shown
+        name = os.fsdecode(APT_FOLDER + b"/" + APT_NAME)
+        source = self._place.parent / "skeleton-apt" / name
+        return (*shown, FileMount(str(source), f"/{name}"))
 
     def keep(self, diff_id: Digest) -> None:
         self._is_kept = True

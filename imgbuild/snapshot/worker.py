@@ -24,6 +24,7 @@ from imgbuild.sandbox.child.serve import Handler, serve
 from imgbuild.snapshot import scan
 from imgbuild.snapshot.attribution import APT_FOLDER, APT_NAME, APT_TEXT
 from imgbuild.snapshot.changes import STUB_DIRECTORIES, STUB_FILES, ChangeWalk
+from imgbuild.snapshot.gather import gather
 from imgbuild.snapshot.mountverbs import VERBS as MOUNT_VERBS
 from imgbuild.snapshot.remove import empty_directory, remove_tree
 from imgbuild.snapshot.scanned import Known, ScanWalk
@@ -196,6 +197,19 @@ def _layer(fds: Sequence[int], clamp: int | None) -> Iterator[TarWriter]:
         yield TarWriter(tar.write, lambda entry: lines.write(encode_entry(entry)), clamp)
 
 
+def gather_layers(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Copy what layers show at a path; raise `ImageError` where there is nothing."""
+    lowers = [os.open(lower, _DIRECTORY) for lower in params["lowers"]]
+    folder, _, name = os.fsencode(params["target"]).rpartition(b"/")
+    try:
+        gather(lowers, os.fsencode(params["path"]), os.open(folder, _DIRECTORY), name)
+    except OSError as problem:
+        if problem.errno not in _NOT_THERE:
+            raise
+        raise ImageError(f"/{params['path']} to mount: {problem.strerror}") from None
+    return {}
+
+
 def open_in_directory(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[int]]:
     """Open something in a root that is a directory for reading, as `open_path` does."""
     return {}, [_open_in(os.open(params["root"], _DIRECTORY), params["path"])]
@@ -281,6 +295,7 @@ VERBS: dict[str, Handler] = {
     "compare": compare,
     "scanned": scanned,
     "open in": open_in_directory,
+    "gather": gather_layers,
     "move": move,
     "remove": remove,
     "empty": empty,

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from imgbuild.errors import SandboxError
 from imgbuild.sandbox.child.syscall_numbers import numbers
 from tests.support.bench import Bench
 from tests.support.machine_code import LAST, SUPPORTED, Call, program, program_32
@@ -210,11 +211,21 @@ ANY = {
 }
 SHELL |= {name: _OTHERS.format(attempt=attempt) for name, attempt in OTHERS.items()}
 SHELL |= {name: _ANY.format(attempt=attempt) for name, attempt in ANY.items()}
+# What holds with all capabilities, too.
+INSECURE = {
+    "roots of others": SHELL["roots of others"],
+    "secrets of the caller": "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep 'secret of' || echo held",
+}
 # What only holds where /proc shows nothing but the step.
 OWN_PROC = frozenset({"own processes only", "its root is ours"})
 
 
-def main(place: Path, isolation: str = "auto", runtimes: tuple[str, ...] = ()) -> None:
+def main(
+    place: Path,
+    isolation: str = "auto",
+    runtimes: tuple[str, ...] = (),
+    kind: type[Bench] = Bench,
+) -> None:
     """Try everything; print what happened."""
     results: dict[str, tuple[int, str]] = {}
     os.environ["SECRET"] = "secret of the caller"
@@ -222,7 +233,7 @@ def main(place: Path, isolation: str = "auto", runtimes: tuple[str, ...] = ()) -
     name = f"imgbuild-attack-{os.getpid()}".encode()  # others may test at the same time
     listener.bind(b"\0" + name)
     listener.listen()
-    with Bench(place, isolation, runtimes) as bench:
+    with kind(place, isolation, runtimes) as bench:
         if SUPPORTED:
             folder = bench.base / "attacks"
             folder.mkdir()
@@ -242,6 +253,12 @@ def main(place: Path, isolation: str = "auto", runtimes: tuple[str, ...] = ()) -
         results["tier"] = (0, json.dumps(asdict(bench.session.tier)))
         for name, command in SHELL.items():
             results[name] = bench.run(f"exec 2>/dev/null; {command}", mounts=mounts)
+        for name, command in INSECURE.items():
+            try:
+                found = bench.run(f"exec 2>/dev/null; {command}", insecure=True)
+            except SandboxError as problem:
+                found = (-1, problem.message)
+            results[f"insecure {name}"] = found
         results["status"] = bench.run(["cat", "/proc/self/status"])
         user = {"uid": 1000, "gid": 1000}
         results["status of a user"] = bench.run(["cat", "/proc/self/status"], **user)

@@ -16,8 +16,9 @@ from typing import cast
 import pytest
 
 from imgbuild.errors import SandboxError
+from imgbuild.sandbox.candidates import candidates
 from imgbuild.sandbox.child.syscall_numbers import numbers
-from imgbuild.sandbox.choice import candidates, start
+from imgbuild.sandbox.choice import start
 from imgbuild.sandbox.idmap import IdMap, choose_idmap
 from imgbuild.sandbox.launch import launch
 from imgbuild.sandbox.tiers import Candidate
@@ -84,7 +85,7 @@ running.wait()
 """
 
 
-def _below(pid: int) -> set[int]:
+def below(pid: int) -> set[int]:
     """List the processes that descend from one."""
     parents = {}
     for name in os.listdir("/proc"):
@@ -100,7 +101,7 @@ def _below(pid: int) -> set[int]:
     return found - {pid}
 
 
-def _alive(pids: set[int]) -> set[int]:
+def alive(pids: set[int]) -> set[int]:
     alive = set()
     for pid in pids:
         try:
@@ -114,9 +115,9 @@ def _alive(pids: set[int]) -> set[int]:
 
 def _left_after_a_second(pids: set[int]) -> set[int]:
     deadline = time.monotonic() + 1
-    while _alive(pids) and time.monotonic() < deadline:
+    while alive(pids) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return _alive(pids)
+    return alive(pids)
 
 
 @pytest.mark.parametrize("way", [*_WAYS, "memory"])
@@ -131,10 +132,12 @@ def test_nothing_survives_a_killed_builder(way: str, tmp_path: Path) -> None:
         with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.read(2) == b"up"
-            below = _below(process.pid)
-            assert len(below) >= 6, "worker, its request, zygote, outer process, shell, two sleeps"
+            started = below(process.pid)
+            assert len(started) >= 6, (
+                "worker, its request, zygote, outer process, shell, two sleeps"
+            )
             process.send_signal(signal.SIGKILL)
-        assert _left_after_a_second(below) == set()
+        assert _left_after_a_second(started) == set()
 
 
 @pytest.fixture
@@ -173,7 +176,7 @@ def test_a_dead_part_of_the_session_is_noticed(tmp_path: Path, victim: str) -> N
     family += _children(family[0])
     family += _children(family[1])
     assert len(family) == 3
-    below = _below(family[0])
+    started = below(family[0])
     killer = threading.Timer(
         0.1, os.kill, (family[["first process", "worker", "zygote"].index(victim)], 9)
     )
@@ -184,7 +187,7 @@ def test_a_dead_part_of_the_session_is_noticed(tmp_path: Path, victim: str) -> N
     with pytest.raises(SandboxError):
         session.request("echo", {})
     session.close()
-    assert _left_after_a_second(below) == set()
+    assert _left_after_a_second(started) == set()
 
 
 @pytest.mark.skipif(not machine_code.SUPPORTED, reason="cannot apply: programs are for x86_64")

@@ -132,6 +132,7 @@ class _Step:
         self._alone = spec["tier"] == "D"  # no process between this one and the command
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._told, self._telling = os.pipe()
+        self._until_served, self._serving = os.pipe()
 
     def run(self) -> int:
         spec, owner = self._spec, self._spec["shift"]
@@ -144,6 +145,7 @@ class _Step:
         first = os.fork()
         if not first:
             self._ours.close()
+            os.close(self._serving)
             enter.end_with(self._control, lambda: self._start(me))
         _end_with_parent(self._zygote, first)
         self._theirs.close()
@@ -152,7 +154,9 @@ class _Step:
         pid = first if self._alone else int(os.read(self._told, 20) or 0)
         if pid:
             wire.send(self._control, {"pid": pid})
-            supervisor.serve(self._ours, pid)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and is no child of ours
+                supervisor.serve(self._ours, pid)
+        os.close(self._serving)
         status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
         return status if status >= 0 else 128 - status
 
@@ -181,6 +185,7 @@ class _Step:
         self._theirs.close()
         for fd in self._fds:
             os.close(fd)
+        os.read(self._until_served, 1)  # its number is in use until then
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         os._exit(status if status >= 0 else 128 - status)
 

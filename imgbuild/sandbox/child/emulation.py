@@ -36,7 +36,14 @@ _PATHS = {
     "faccessat": 1,
     "faccessat2": 1,
 }
-CALLS = dict.fromkeys(_PATHS, seccomp.NOTIFY)
+_IDS = {b"Uid": 0, b"Gid": 1, b"Groups": 1}  # lines of a status with ids of users and groups
+_NODES = (stat.S_IFCHR, stat.S_IFBLK)
+CALLS: dict[str, seccomp.Action] = {
+    **dict.fromkeys(_PATHS, seccomp.NOTIFY),
+    # Device nodes, of which 0:0 would be a removal to overlayfs, need no capability to be made.
+    "mknod": tuple((1, "type", kind) for kind in _NODES),
+    "mknodat": tuple((2, "type", kind) for kind in _NODES),
+}
 
 _NO_FOLLOW = 0x100  # AT_SYMLINK_NOFOLLOW
 _MAKING = os.O_CREAT | os.O_EXCL | os.O_TRUNC
@@ -53,19 +60,22 @@ class Ids(NamedTuple):
     number: int
     first: Sequence[int]
 
+    @property
+    def differ(self) -> bool:
+        """Tell whether the command knows other ids than this process."""
+        return self.shift > 0 or any(self.first)
+
     def known(self, found: os.stat_result) -> tuple[int, int]:
         """Give the owner of a file as the command sees it."""
-        ids = zip((found.st_uid, found.st_gid), self.first, strict=True)
-        uid, gid = (
-            # One that is not mapped here is nobody's inside as well.
-            _STRANGER
-            if known == _STRANGER
-            else known - self.shift + first
-            if 0 <= known - self.shift < self.number
-            else _STRANGER
-            for known, first in ids
-        )
-        return uid, gid
+        return self.inside(found.st_uid, 0), self.inside(found.st_gid, 1)
+
+    def inside(self, number: int, which: int) -> int:
+        """Give an id as the command has it: a user's for 0, a group's for 1."""
+        offset = number - self.shift
+        # One that is not mapped here is nobody's inside as well.
+        if number == _STRANGER or not 0 <= offset < self.number:
+            return _STRANGER
+        return offset + self.first[which]
 
 
 class Emulation:
@@ -91,7 +101,8 @@ class Emulation:
             "openat2": lambda call, target: self._open(call, target, self._how(call)),
         }
         stats = dict.fromkeys(set(_PATHS) - set(by_call), self._stat)
-        return {name: self._answering(act) for name, act in (by_call | stats).items()}
+        answers = {name: self._answering(act) for name, act in (by_call | stats).items()}
+        return {**answers, "mknod": _refuse, "mknodat": _refuse}
 
     def _answering(self, act: Callable[[Call, Target], Answer]) -> Handler:
         def handle(call: Call) -> Answer:
@@ -151,7 +162,24 @@ class Emulation:
             raise _error(errno.ENOTDIR)
         if kind == "text":
             return _memory(name)
+        if name == b"status" and self._ids.differ:
+            return _memory(self._translated(process))
         return os.open(name if kind == "global" else process.path(name), flags)
+
+    def _translated(self, process: "_Process") -> bytes:
+        """Give the status of a process with the ids that it knows."""
+        lines = []
+        with open(process.path(b"status"), "rb") as file:
+            for line in file:
+                name, _, values = line.partition(b":")
+                if name in _IDS:
+                    which = _IDS[name]
+                    ids = (str(self._ids.inside(int(word), which)) for word in values.split())
+                    line = name + b":\t" + "\t".join(ids).encode() + b"\n"  # noqa: PLW2901
+                elif name in {b"Tgid", b"Pid"}:
+                    line = name + b":\t" + process.known_number() + b"\n"  # noqa: PLW2901
+                lines.append(line)
+        return b"".join(lines)
 
     def _open_link(self, process: "_Process", name: bytes, flags: int) -> int:
         if flags & os.O_NOFOLLOW and not flags & os.O_PATH:
@@ -353,6 +381,10 @@ class Acting:
         calls = (("setfsgid", ids[1]), ("setfsuid", ids[0]))
         for name, number in calls if ids[0] else reversed(calls):
             syscalls.call(name, number)
+
+
+def _refuse(_call: Call) -> Answer:
+    raise _error(errno.EPERM)
 
 
 def _memory(content: bytes) -> int:

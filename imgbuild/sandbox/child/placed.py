@@ -11,11 +11,11 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import wire
+from imgbuild.sandbox.child import syscalls, wire
 from imgbuild.sandbox.child.failure import Failed
 from imgbuild.sandbox.child.stubs import Stubs
 
@@ -35,7 +35,8 @@ class _Placed(NamedTuple):
     before: _Times
     after: _Times
     source: tuple[int, bytes] | None
-    lock: int
+    locks: Sequence[int]
+    directory: bool
 
 
 class Places:
@@ -46,7 +47,7 @@ class Places:
         self._top = os.readlink(b"/proc/self/fd/%d" % root_fd)
         self._aside = aside
         self._shift = shift
-        self._stubs = Stubs(root_fd)
+        self._stubs = Stubs(root_fd, shift)
         self._placed: list[_Placed] = []
         self._count = 0
 
@@ -54,11 +55,11 @@ class Places:
         """Have a mount of a spec at its target; raise `Failed` for what only a mount can do."""
         target = os.fsencode(mount["target"]).strip(b"/")
         try:
-            if mount["kind"] == "bind" and not mount["readonly"]:
-                self._move_in(os.fsencode(mount["source"]), target)
+            source = _found(mount) if mount["kind"] == "bind" else b""
+            if source and (not mount["readonly"] or stat.S_ISSOCK(os.lstat(source).st_mode)):
+                self._move_in(source, target)
             else:
-                made = self._make(mount)
-                self._swap(made, target, None, -1)
+                self._swap(self._make(mount, source), target)
         except OSError as problem:
             text = problem.strerror or str(problem)
             raise Failed("bind", f"/{os.fsdecode(target)}: {text}", problem.errno) from None
@@ -72,13 +73,13 @@ class Places:
 
     # --- making what will be at a target, aside from the root
 
-    def _make(self, mount: wire.Message) -> bytes:
+    def _make(self, mount: wire.Message, source: bytes) -> bytes:
         name = self._name()
         match mount["kind"]:
             case "file":
                 self._copy_file(os.fsencode(mount["source"]), name)
             case "bind":
-                _copy(os.fsencode(mount["source"]), self._aside, name)
+                _copy(source, self._aside, name)
             case "secret":
                 ids = (self._shift + mount["uid"], self._shift + mount["gid"])
                 self._write(name, base64.b64decode(mount["value"]), mount["mode"], ids)
@@ -113,28 +114,33 @@ class Places:
     # --- in and out of the root
 
     def _move_in(self, source: bytes, target: bytes) -> None:
-        """Move what may be written to; who else wants it waits until it is back."""
+        """Move what may be written to; who else wants it waits until it is back.
+
+        Meanwhile an empty directory stands in its place, and is what they wait for.
+        """
         folder, _, last = source.rpartition(b"/")
         parent = os.open(folder, _DIRECTORY & ~os.O_NOFOLLOW)
-        while True:
-            lock = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock), os.lstat(last, dir_fd=parent)):
-                    break
-            os.close(lock)
-        name = self._name()
+        name, locks = self._name(), []
         try:
-            os.rename(last, name, src_dir_fd=parent, dst_dir_fd=self._aside)
+            if stat.S_ISDIR(os.lstat(last, dir_fd=parent).st_mode):
+                os.mkdir(name, 0o700, dir_fd=self._aside)
+                locks = [_lock(last, parent), _lock(name, self._aside)]
+                syscalls.exchange(parent, last, self._aside, name)
+            else:  # a socket, which nobody shares
+                os.rename(last, name, src_dir_fd=parent, dst_dir_fd=self._aside)
         except OSError as problem:
             if problem.errno != errno.EXDEV:
                 raise
             text = "it is on another file system than the store, and cannot be mounted"
             raise Failed("bind", f"{os.fsdecode(source)}: {text}") from None
-        self._swap(name, target, (parent, last), lock)
+        self._swap(name, target, (parent, last), locks)
 
     def _swap(
-        self, made: bytes, target: bytes, source: tuple[int, bytes] | None, lock: int
+        self,
+        made: bytes,
+        target: bytes,
+        source: tuple[int, bytes] | None = None,
+        locks: Sequence[int] = (),
     ) -> None:
         is_directory = stat.S_ISDIR(os.lstat(made, dir_fd=self._aside).st_mode)
         self._stubs.ensure([(target, is_directory)])
@@ -144,7 +150,10 @@ class Places:
         os.rename(name, original, src_dir_fd=parent, dst_dir_fd=self._aside)
         os.rename(made, name, src_dir_fd=self._aside, dst_dir_fd=parent)
         os.utime(parent, ns=before)
-        self._placed.append(_Placed(parent, name, original, before, _times(parent), source, lock))
+        after = _times(parent)
+        self._placed.append(
+            _Placed(parent, name, original, before, after, source, locks, is_directory)
+        )
 
     def _located(self, target: bytes, *, directory: bool) -> tuple[int, bytes]:
         """Find the directory that really holds a target, behind all links."""
@@ -172,23 +181,27 @@ class Places:
         # The moves do not show; what the step itself did there does.
         os.utime(placed.parent, ns=placed.before if now[1] == placed.after[1] else now)
         if placed.source is not None:
-            self._move_out(used, *placed.source)
-            os.close(placed.lock)
+            self._move_out(used, *placed.source, directory=placed.directory)
+            for lock in placed.locks:
+                os.close(lock)
         else:
             self._destroy(used)
         os.close(placed.parent)
 
-    def _move_out(self, used: bytes, parent: int, last: bytes) -> None:
-        """Give a directory back; an empty one where the step removed it or made it a link."""
+    def _move_out(self, used: bytes, parent: int, last: bytes, *, directory: bool) -> None:
+        """Give something back; where the step removed it or made it a link, it is empty now."""
         try:
-            is_directory = stat.S_ISDIR(os.lstat(used, dir_fd=self._aside).st_mode)
+            found = stat.S_ISDIR(os.lstat(used, dir_fd=self._aside).st_mode)
         except FileNotFoundError:
-            is_directory = False
-        if is_directory:
-            os.rename(used, last, src_dir_fd=self._aside, dst_dir_fd=parent)
-        else:
-            os.mkdir(last, 0o755, dir_fd=parent)
-            os.chown(last, self._shift, self._shift, dir_fd=parent, follow_symlinks=False)
+            found = not directory
+        if directory and not found:
+            used = self._name()
+            self._make_directory(used, 0o755)
+        if directory:
+            syscalls.exchange(self._aside, used, parent, last)
+        elif not found:
+            with _tolerating():
+                os.rename(used, last, src_dir_fd=self._aside, dst_dir_fd=parent)
         os.close(parent)
 
     def _destroy(self, name: bytes) -> None:
@@ -199,6 +212,16 @@ class Places:
     def _name(self) -> bytes:
         self._count += 1
         return b"%s-%d" % (os.urandom(8).hex().encode(), self._count)
+
+
+def _lock(name: bytes, at: int) -> int:
+    """Wait until a directory is nobody else's, and be who has it."""
+    while True:
+        lock = os.open(name, _DIRECTORY, dir_fd=at)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(lock), os.lstat(name, dir_fd=at)):
+            return lock
+        os.close(lock)  # what stood in its place
 
 
 @contextlib.contextmanager
@@ -214,6 +237,22 @@ def _tolerating() -> Iterator[None]:
 def _times(directory: int) -> _Times:
     found = os.fstat(directory)
     return found.st_atime_ns, found.st_mtime_ns
+
+
+def _found(mount: wire.Message) -> bytes:
+    """Give the path of what a bind shows, which may have to be looked up inside its source."""
+    source, path = os.fsencode(mount["source"]), os.fsencode(mount.get("path", ""))
+    if not path:
+        return source
+    root = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    try:
+        found = inroot.open_in_root(root, path, os.O_PATH)
+        try:
+            return os.readlink(b"/proc/self/fd/%d" % found)
+        finally:
+            os.close(found)
+    finally:
+        os.close(root)
 
 
 def _copy(source: bytes, at: int, name: bytes) -> None:

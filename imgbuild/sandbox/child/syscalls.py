@@ -31,6 +31,7 @@ _NUMBERS = {
         "mount": 165,
         "pivot_root": 155,
         "prctl": 157,
+        "renameat2": 316,
         "process_vm_readv": 310,
         "process_vm_writev": 311,
         "seccomp": 317,
@@ -48,6 +49,7 @@ _NUMBERS = {
         "mount": 40,
         "pivot_root": 41,
         "prctl": 167,
+        "renameat2": 276,
         "process_vm_readv": 270,
         "process_vm_writev": 271,
         "seccomp": 277,
@@ -199,6 +201,11 @@ def _mount_messages(fd: int) -> str:
         except OSError:
             break
     return "; ".join(said)
+
+
+def exchange(at: int, name: bytes, other_at: int, other: bytes) -> None:
+    """Let two names, each in an open directory, change places."""
+    call("renameat2", at, name, other_at, other, 2)  # RENAME_EXCHANGE
 
 
 def prctl(option: int, *args: int) -> int:
