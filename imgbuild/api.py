@@ -79,10 +79,7 @@ def build(
             for name in options.tags:
                 _send(opened, parse_reference(name), built.descriptor, options.registry, sink)
         config = manifest.config.digest
-        if options.iidfile:
-            deliver.write_iidfile(options.iidfile, config)
-        if options.metadata_file:
-            deliver.write_metadata(options.metadata_file, built.descriptor, config, options.tags)
+        deliver.write_records(options, built.descriptor, config)
     sink(BuildFinished(built.descriptor.digest, options.tags, time.monotonic() - started))
     return BuildResult(
         built.descriptor.digest,
@@ -337,10 +334,7 @@ def reset(*, store: PathLike | None = None) -> None:
 
 
 def doctor(
-    *,
-    store: PathLike | None = None,
-    search_path: str | None = None,
-    isolation: str = "auto",
+    *, store: PathLike | None = None, search_path: str | None = None, isolation: str = "auto"
 ) -> "Report":
     """Try every way to run commands that this host may allow, or `isolation` alone."""
     from imgbuild.sandbox.probe import probe

@@ -67,8 +67,7 @@ def open_parent(
 def open_straight(at: int, path: bytes, flags: int) -> int:
     """Open a path below a directory that leads over no symlink and never up.
 
-    Any other path is an error: EXDEV for "..", ELOOP or ENOTDIR for a symlink; O_NOFOLLOW opens
-    one at the end.
+    Any other path is an error: EXDEV for "..", ELOOP for a symlink; O_NOFOLLOW opens one at the end.
     """
     if b"\0" in path:
         raise ValueError("embedded null byte in a path")
@@ -76,7 +75,10 @@ def open_straight(at: int, path: bytes, flags: int) -> int:
         return _kernel_open(at, path or b".", flags | os.O_CLOEXEC, 0, _STRAIGHT)
     if b".." in path.split(b"/") or path.startswith(b"/"):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
-    return _walk(at, path, flags, follow=False)
+    try:
+        return _walk(at, path, flags, follow=False)
+    except NotADirectoryError:  # it says so of a symlink, too
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from None
 
 
 def lstat_in_root(root_fd: int, path: bytes) -> os.stat_result:

@@ -215,10 +215,11 @@ class CacheMounts:
 
         with entry.locked():
             about = entry.read() or About(name, now, now)
-            entry.write(about)
         with self._alone(entry, about):
             self._roots().unpack_tar(entry.folder / "import.new", fill)
             self._roots().move(entry.folder / "import.new", entry.directory(about.first))
+            with entry.locked():
+                entry.write(replace(about, used=now))
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove cache mounts; raise `NameNotFoundError`, and `StoreLockedError` for one in use."""

@@ -11,7 +11,7 @@ from imgbuild.oci.codec import descriptor_to_json
 from imgbuild.oci.content import BlobSource
 from imgbuild.oci.descriptor import Descriptor
 from imgbuild.oci.digest import Digest
-from imgbuild.options import STDOUT, Output
+from imgbuild.options import STDOUT, BuildOptions, Output
 
 
 def write_output(
@@ -34,6 +34,14 @@ def write_output(
         with new_layout(output.dest) as layout:
             copy_image(source, layout, root)
             layout.name_all(tuple(names), root)
+
+
+def write_records(options: BuildOptions, root: Descriptor, config: Digest) -> None:
+    """Write what `--iidfile` and `--metadata-file` ask for."""
+    if options.iidfile:
+        write_iidfile(options.iidfile, config)
+    if options.metadata_file:
+        write_metadata(options.metadata_file, root, config, options.tags)
 
 
 def write_iidfile(path: Path, config: Digest) -> None:

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from imgbuild.build.commit import LayerMaker
     from imgbuild.build.contexts import Tree
     from imgbuild.build.copywork import CopyWork
+    from imgbuild.build.mountsources import MountSources
     from imgbuild.build.remotes import Remotes
-    from imgbuild.build.runmounts import Brought, MountSources
+    from imgbuild.build.runmounts import Brought
     from imgbuild.build.secrets import Secrets
     from imgbuild.sandbox.tiers import Tier
     from imgbuild.snapshot.roots import Roots
@@ -211,7 +212,11 @@ class _Engine:
     def _make_or_find(self, step: LayerStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
         match step:
             case RunStep():
-                return self._ran(step, progress)
+                with ExitStack() as stack:
+                    sources = (
+                        stack.enter_context(self._mount_sources(step)) if step.mounts else None
+                    )
+                    return self._ran(step, progress, sources)
             case WorkdirStep():
                 document = self._key(step, progress, {})
                 return self._cached(progress) or self._make(
@@ -266,28 +271,26 @@ class _Engine:
     # --- RUN
 
     def _mount_sources(self, step: RunStep) -> "MountSources":
-        from imgbuild.build.runmounts import MountSources
+        from imgbuild.build.mountsources import MountSources
 
         return MountSources(step, self._copy_work, self._source_layers)
 
-    def _ran(self, step: RunStep, progress: _Progress) -> tuple[StepRecord, Verdict]:
-        with ExitStack() as stack:
-            sources = stack.enter_context(self._mount_sources(step)) if step.mounts else None
-            inputs = dict(sources.digests()) if sources is not None else {}
-            if names := [name for name, _ in self._inputs.run.add_hosts]:
-                inputs["hosts"] = " ".join(names)  # not addresses, as BuildKit
-            rootfs, parent = self._inputs.rootfs, progress.key
-            expected = rootfs.single_id
-            document = self._key(step, progress, inputs | _ids(single=expected))
+    def _ran(
+        self, step: RunStep, progress: _Progress, sources: "MountSources | None"
+    ) -> tuple[StepRecord, Verdict]:
+        rootfs, parent = self._inputs.rootfs, progress.key
+        expected = rootfs.single_id
+        inputs = {} if sources is None else dict(sources.digests())
+        if names := [name for name, _ in self._inputs.run.add_hosts]:
+            inputs |= {"hosts": " ".join(names)}  # not addresses, as BuildKit
+        document = self._key(step, progress, inputs | _ids(single=expected))
+        found = self._cached(progress)
+        if found is None and self._single_id() != expected:
+            # The host allows other ids than it looked like: what is made is something else.
+            progress.key = parent
+            document = self._key(step, progress, inputs | _ids(single=not expected))
             found = self._cached(progress)
-            if found is None and self._single_id() != expected:
-                # The host allows other ids than it looked like: what is made is something else.
-                progress.key = parent
-                document = self._key(step, progress, inputs | _ids(single=not expected))
-                found = self._cached(progress)
-            return found or self._make(
-                progress, document, lambda: self._run(step, progress, sources)
-            )
+        return found or self._make(progress, document, lambda: self._run(step, progress, sources))
 
     def _single_id(self) -> bool:
         """Tell what commands really get, now that one has to run."""

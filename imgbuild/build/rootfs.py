@@ -9,6 +9,7 @@ from imgbuild.build.stack import LayerStack
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
+    from imgbuild.sandbox.idmap import IdMap
     from imgbuild.sandbox.session import Session
     from imgbuild.sandbox.tiers import Candidate, Tier
     from imgbuild.snapshot.roots import Roots
@@ -29,18 +30,23 @@ class Rootfs:
 
     @cached_property
     def _candidates(self) -> "tuple[Candidate, ...]":
-        from imgbuild.sandbox.choice import candidates
+        from imgbuild.sandbox.candidates import candidates
 
         return candidates(self.search_path, self._isolation)
 
     @property
+    def idmap(self) -> "IdMap":
+        """The ids of the session: what is expected until one has started."""
+        if self._tier is not None:
+            return self._tier.idmap
+        from imgbuild.sandbox.candidates import expected
+
+        return expected(self._candidates).idmap
+
+    @property
     def single_id(self) -> bool:
         """Whether commands have one user id alone: what is expected until a session has started."""
-        if self._tier is not None:
-            return self._tier.single_id
-        from imgbuild.sandbox.choice import expected
-
-        return expected(self._candidates).idmap.kind == "single"
+        return self.idmap.kind == "single"
 
     def open(self, files: Callable[[], Mapping[str, str]] = dict) -> "Roots":
         """Return the roots of one build; close them when it ends. `files` is as `Roots` has it."""
@@ -57,8 +63,8 @@ class Rootfs:
             self.stack.open_verified,
             start,
             abandoned=self._store.abandoned_scratch,
-            view=self.stack.view,
             files=files,
+            view=self.stack.view,
         )
 
     def _start(self, writable: list[Path], steps: Path | None) -> "Session":

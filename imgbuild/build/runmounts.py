@@ -1,38 +1,29 @@
-"""The mounts of a RUN: what they bring decides about its key, and is there while it runs."""
+"""The mounts of a RUN, made when it runs."""
 
 import base64
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple, Self, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from imgbuild.build.cachemounts import CacheMounts, Wanted
+from imgbuild.build.mountsources import CONTENT, MountSources
 from imgbuild.build.secrets import Secrets
 from imgbuild.errors import ContextError
-from imgbuild.oci.descriptor import Layer
-from imgbuild.oci.digest import Digest
 from imgbuild.plan.model import (
     ContextSource,
-    CopyStep,
     PlannedBind,
     PlannedCache,
-    PlannedMount,
     PlannedSecret,
     PlannedSsh,
     PlannedTmpfs,
     RunStep,
-    Source,
 )
 from imgbuild.sandbox.spec import BindMount, LayersMount, Mount, SecretMount, TmpfsMount
 
 if TYPE_CHECKING:
-    from imgbuild.build.copywork import CopyWork
     from imgbuild.snapshot.roots import Roots
     from imgbuild.snapshot.workspace import Workspace
-
-# The name of what a bind of a context brings, in a tree of its own.
-_CONTENT = "content"
 
 
 class Brought(NamedTuple):
@@ -40,68 +31,6 @@ class Brought(NamedTuple):
 
     mounts: tuple[Mount, ...]
     env: tuple[tuple[str, str], ...]
-
-
-class MountSources:
-    """What the mounts of one step take files from; close it when the step is done.
-
-    `open_work` opens what reads the sources of a copy, `layers_of` gives the layers of a source.
-    """
-
-    def __init__(
-        self,
-        step: RunStep,
-        open_work: "Callable[[CopyStep], CopyWork]",
-        layers_of: Callable[[Source], Sequence[Layer]],
-    ) -> None:
-        self._stack = ExitStack()
-        self._layers_of = layers_of
-        self._works: dict[int, CopyWork] = {}
-        for number, mount in enumerate(step.mounts):
-            copy = _as_copy(step, mount)
-            if copy is not None:
-                self._works[number] = self._stack.enter_context(open_work(copy))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_details: object) -> None:
-        self._stack.close()
-
-    def digests(self) -> Mapping[str, str]:
-        """Return the digests of what is mounted, for the key; raise `ContextError`."""
-        return {f"mount {number}": self.digest(number) for number in self._works}
-
-    def digest(self, number: int) -> Digest:
-        """Return the digest of what mount `number` brings."""
-        return self._works[number].digest()
-
-    def work(self, number: int) -> "CopyWork | None":
-        return self._works.get(number)
-
-    def layers(self, source: Source) -> Sequence[Layer]:
-        return self._layers_of(source)
-
-
-def _as_copy(step: RunStep, mount: PlannedMount) -> CopyStep | None:
-    """Return the copy of what a mount brings: into a tree of its own, or a new cache directory."""
-    match mount:
-        case PlannedBind(source=source):
-            dest = f"/{_CONTENT}"
-        case PlannedCache(source=source) if source is not None:
-            dest = f"/{mount.path}"
-        case _:
-            return None
-    created = f"mount {mount.target}"
-    path = _literal(mount.path)
-    return CopyStep(step.span, step.name, created, source, (path,), dest, None, None, unpack=False)
-
-
-def _literal(path: str) -> str:
-    """Return the pattern that only `path` matches."""
-    if re.search(r"[*?[]", path) is None:
-        return path
-    return re.sub(r"[*?[]", r"[\g<0>]", path.replace("\\", "\\\\"))
 
 
 class MountMaker:
@@ -167,7 +96,7 @@ class MountMaker:
         if isinstance(mount.source, ContextSource):
             # A copy that belongs to the container's root, never the caller's own directory.
             tree = self._roots.grow(f"tree-{work.digest().encoded}", work.write_tar)
-            lowers, path = [str(tree)], _CONTENT
+            lowers, path = [str(tree)], CONTENT
         else:
             layers = self._sources.layers(mount.source)
             lowers, path = [str(tree) for tree in self._roots.stacked(layers)], mount.path

@@ -26,6 +26,7 @@ def settled_run(options: RunOptions) -> RunOptions:
             f"run is no RunOptions, but a {type(options).__name__}",
             hint="give imgbuild.RunOptions(…)",
         )
+    options = replace(options, isolation=_isolation(options.isolation))
     _check_allowed(options)
     _check_names(options)
     _check_numbers(options)
@@ -45,6 +46,14 @@ def settled_run(options: RunOptions) -> RunOptions:
         memory=options.memory or None,
         cpus=options.cpus or None,
     )
+
+
+def _isolation(text: str) -> str:
+    if text == "auto":  # nothing more is loaded for what is given most
+        return text
+    from imgbuild.sandbox.candidates import parse_isolation
+
+    return parse_isolation(text)
 
 
 def settled_network(network: str) -> NetworkMode:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from imgbuild.errors import ImgbuildError, SandboxError
-from imgbuild.sandbox.choice import candidates, start
+from imgbuild.sandbox.candidates import candidates
+from imgbuild.sandbox.choice import start
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import DirectoryRoot, Network, OverlayRoot, Root, SandboxSpec
 from imgbuild.sandbox.tiers import Candidate, Tier

@@ -84,18 +84,15 @@ def is_apt_stub(name: bytes, status: os.stat_result, fd: int) -> bool:
 
 def _settle(place: Place, value: bytes, owner: Ids) -> None:
     """Record an owner as unpacking does: where it is not 0:0."""
-    wanted = b""
+    follow = isinstance(place, int)
     if isinstance(place, int):
         path, name = b"/proc/self/fd/%d" % place, recorded.OWNER
-        follow = True
-        if owner != (0, 0):
-            wanted = recorded.owner_value(owner)
+        wanted = recorded.owner_value(owner)
     else:
         path, name = path_of(*place), recorded.SPECIAL
-        follow = False
-        if owner != (0, 0):
-            wanted = recorded.special_value(owner)
-    if wanted and wanted != value:
+        wanted = recorded.special_value(owner)
+    if owner == (0, 0):
+        if value:
+            os.removexattr(path, name, follow_symlinks=follow)
+    elif value != wanted:
         os.setxattr(path, name, wanted, follow_symlinks=follow)
-    elif value and not wanted:
-        os.removexattr(path, name, follow_symlinks=follow)

@@ -43,10 +43,10 @@ class Source(Protocol):
     @property
     def session(self) -> Session: ...
 
+    def feed(self, layer: Layer, pipe: int) -> None: ...
+
     @property
     def written(self) -> Mapping[str, str]: ...
-
-    def feed(self, layer: Layer, pipe: int) -> None: ...
 
     def take_place(self) -> Path: ...
 
@@ -158,11 +158,13 @@ class CopiedWorkspace(Workspace):
         self._session.request("gather", params)
         return BindMount(target, mount.target, readonly=False)
 
-    def _host_files(self, spec: SandboxSpec) -> Iterator[FileMount]:
-        yield from super()._host_files(spec)
-        if self._ownership["single"] and has_directory(str(self._root), APT_FOLDER):
-            name = os.fsdecode(APT_FOLDER + b"/" + APT_NAME)
-            yield FileMount(str(self._place.parent / "skeleton-apt" / name), f"/{name}")
+    def _shown_files(self, *, private: bool) -> tuple[FileMount, ...]:
+        shown = super()._shown_files(private=private)
+        if not (self._ownership["single"] and has_directory(str(self._root), APT_FOLDER)):
+            return shown
+        name = os.fsdecode(APT_FOLDER + b"/" + APT_NAME)
+        source = self._place.parent / "skeleton-apt" / name
+        return (*shown, FileMount(str(source), f"/{name}"))
 
     def keep(self, diff_id: Digest) -> None:
         self._is_kept = True

@@ -8,6 +8,7 @@ import socket
 import stat
 from typing import Any
 
+from imgbuild import recorded
 from imgbuild.errors import SandboxError
 from imgbuild.layer.owners import Ownership
 from imgbuild.layer.tarwrite import TarWriter
@@ -70,15 +71,19 @@ def measure(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
 
 
 def _own(path: bytes, params: dict[str, Any], ownership: Ownership) -> None:
-    uid, gid, mode = params["uid"], params["gid"], params["mode"]
-    if max(uid, gid) >= ownership.count:
-        what = "1 id is" if ownership.count == 1 else f"{ownership.count} ids are"
+    uid, gid = params["uid"], params["gid"]
+    if ownership.single:
+        # The one id has it anyway; a directory can tell whose it would be.
+        if (uid or gid) and os.path.isdir(path):
+            os.setxattr(path, recorded.OWNER, recorded.owner_value((uid, gid)))
+    elif max(uid, gid) >= ownership.count:
         raise SandboxError(
-            f"a mount cannot belong to {uid}:{gid}: only {what} mapped here",
+            f"a mount cannot belong to {uid}:{gid}: only {ownership.count} ids are mapped here",
             hint="see `imgbuild doctor` for how to get more",
         )
-    os.chown(path, ownership.shift + uid, ownership.shift + gid, follow_symlinks=False)
-    os.chmod(path, mode & 0o7777)
+    else:
+        os.chown(path, ownership.shift + uid, ownership.shift + gid, follow_symlinks=False)
+    os.chmod(path, params["mode"] & 0o7777)
 
 
 def _size(top: bytes) -> int:

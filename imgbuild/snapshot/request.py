@@ -3,7 +3,7 @@
 import fcntl
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from imgbuild.sandbox.session import Session
@@ -59,6 +59,27 @@ class Request:
         finally:
             for fd in own:
                 os.close(fd)
+
+
+def receive(
+    session: Session,
+    verb: str,
+    params: dict[str, Any],
+    write: Callable[[bytes], object],
+    more: Sequence[int] = (),
+) -> None:
+    """Ask for something that the worker writes to a pipe, before the descriptors `more`."""
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as stream:
+        widen(reader)
+        request = Request(session, verb, params, (writer, *more), own=(writer,))
+        try:
+            while data := stream.read(_PIPE):
+                write(data)
+        finally:
+            stream.close()  # whoever still writes has to stop
+            request.join()
+        request.result()
 
 
 def widen(pipe: int) -> None:

@@ -20,7 +20,7 @@ from imgbuild.sandbox.session import Session
 from imgbuild.snapshot.copied import Copies, View
 from imgbuild.snapshot.crew import Crew
 from imgbuild.snapshot.remove import empty_directory
-from imgbuild.snapshot.request import Request, widen
+from imgbuild.snapshot.request import Request, receive, widen
 from imgbuild.snapshot.trees import Trees
 from imgbuild.snapshot.workspace import Workspace
 
@@ -40,9 +40,9 @@ class Roots:
     uncompressed tar of a layer and raises at its end when it is not what it should be. `start`
     launches the session with `WORKER`, and is given the directory that steps will be in if there
     will be any; `scratch` makes that; `abandoned` names such directories of builds that are gone.
-    `view` shows layers by their indexes; without it, what a command touched counts as changed where
-    roots are copies. `files` gives "hosts", "resolv.conf" and, for a network of the session's
-    own, "resolv.private"; what is left out is the image's.
+    `files` gives "hosts", "resolv.conf" and, for a network of the session's own, "resolv.private";
+    what is left out is the image's. `view` shows layers by their indexes; without it, what a
+    command touched counts as changed where roots are copies.
     """
 
     def __init__(
@@ -97,8 +97,7 @@ class Roots:
         """Return a root of these layers (bottom first) that a command can change."""
         if self.session.tier.root == "copy":
             return self._copies.workspace(layers)
-        lowers = self.stacked(layers)
-        place = self.take_place()
+        lowers, place = self.stacked(layers), self.take_place()
         return Workspace(self.session, lowers, place, self._ownership, self, self.written)
 
     def grow(self, name: str, write_tar: WriteTar) -> Path:
@@ -142,18 +141,7 @@ class Roots:
 
     def pack(self, path: Path, write: Callable[[bytes], object]) -> None:
         """Give what a directory holds as a tar, with the container's ids; raise `ImageError`."""
-        reader, writer = os.pipe()
-        params = {"path": str(path), "ownership": self._ownership}
-        with open(reader, "rb", buffering=0) as tar:
-            widen(reader)
-            request = Request(self.session, "pack", params, (writer,), own=(writer,))
-            try:
-                while data := tar.read(_CHUNK):
-                    write(data)
-            finally:
-                tar.close()  # whoever still writes has to stop
-                request.join()
-            request.result()
+        receive(self.session, "pack", {"path": str(path), "ownership": self._ownership}, write)
 
     def measure(self, paths: Sequence[Path]) -> list[int]:
         """Return how many bytes directories take on disk."""

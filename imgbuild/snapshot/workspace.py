@@ -18,7 +18,7 @@ from imgbuild.sandbox.session import Running, Session
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
 from imgbuild.snapshot.attribution import APT_FOLDER
 from imgbuild.snapshot.lower import has_directory
-from imgbuild.snapshot.request import Request, widen
+from imgbuild.snapshot.request import receive
 
 _CHUNK = 1 << 20
 
@@ -79,17 +79,18 @@ class Workspace:
         `lent` is as `Session.run` has it.
         """
         self._maker = (spec.uid, spec.gid)
-        files = self._host_files(spec)
+        files = self._shown_files(private=spec.network == "private")
         spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
         return self._session.run(spec, stdin, stdout, stderr, lent)
 
-    def _host_files(self, spec: SandboxSpec) -> Iterator[FileMount]:
-        """Yield the files of this machine that a command finds in its root."""
+    def _shown_files(self, *, private: bool) -> tuple[FileMount, ...]:
+        """Give the files of this machine that every command finds in its root."""
         shared = self._place.parent
-        resolver = "resolv.private" if spec.network == "private" else "resolv.conf"
-        for name, target in (("hosts", "/etc/hosts"), (resolver, "/etc/resolv.conf")):
-            if name in self._files:
-                yield FileMount(str(shared / name), target)
+        named = {
+            "hosts": "/etc/hosts",
+            "resolv.private" if private else "resolv.conf": "/etc/resolv.conf",
+        }
+        return tuple(FileMount(str(shared / n), t) for n, t in named.items() if n in self._files)
 
     def renew(self) -> None:
         """Let one more command run on what the last one left."""
@@ -133,24 +134,10 @@ class Workspace:
         those of the layer, which `keep` needs. Raises `ImageError` for what a layer cannot hold;
         part of the tar may have been written by then.
         """
-        reader, writer = os.pipe()
-        with (
-            open(reader, "rb", buffering=0) as tar,
-            self._nameless() as lines,
-            self._asking() as (verb, params, fds),
-        ):
-            widen(reader)
+        with self._nameless() as lines, self._asking() as (verb, params, fds):
             params |= {"ownership": self._ownership, "clamp": clamp, "settle": settle}
             params["maker"] = self._maker
-            sent = (writer, lines.fileno(), *fds)
-            request = Request(self._session, verb, params, sent, own=(writer,))
-            try:
-                while data := tar.read(_CHUNK):
-                    write(data)
-            finally:
-                tar.close()  # whoever still writes has to stop
-                request.join()
-            request.result()
+            receive(self._session, verb, params, write, (lines.fileno(), *fds))
             lines.seek(0)
             for line in lines:
                 index(decode_entry(line))

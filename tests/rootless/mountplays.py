@@ -1,5 +1,6 @@
 """What RUN --mount must do, each a function of a stage to play on; played as several users."""
 
+import base64
 import json
 import os
 import socket
@@ -224,14 +225,15 @@ def caches_last_and_are_in_no_layer(stage: Stage) -> None:
 
 @play
 def a_new_cache_has_the_owner_that_was_asked_for(stage: Stage) -> None:
-    owner = ("0", "0") if stage.single else ("7", "8")
-    mount = f"type=cache,target=/c,mode=0751,uid={owner[0]},gid={owner[1]}"
-    same(stage.run(f"RUN --mount={mount} stat -c '%a %u %g' /c"), f"751 {' '.join(owner)}\n")
+    mount = "type=cache,target=/c,mode=0751,uid=7,gid=8"
+    # With one id, what a command sees as the owner is whoever it is itself.
+    owner = "0 0" if stage.single else "7 8"
+    same(stage.run(f"RUN --mount={mount} stat -c '%a %u %g' /c"), f"751 {owner}\n")
     same(stage.run("RUN --mount=type=cache,target=/d stat -c '%a %u %g' /d"), "755 0 0\n")
+    same(stage.run("USER 7:8", f"RUN --mount={mount} touch /c/mine; ls /c"), "mine\n")
     if not stage.single:
-        same(stage.run("USER 7:8", f"RUN --mount={mount} touch /c/mine; ls /c"), "mine\n")
-    found = stage.fails("RUN --mount=type=cache,target=/e,uid=4294967295 true")
-    has(found.message, "a mount cannot belong to 4294967295:0")
+        found = stage.fails("RUN --mount=type=cache,target=/e,uid=4294967294 true")
+        has(found.message, "a mount cannot belong to 4294967294:0")
 
 
 @play
@@ -353,18 +355,19 @@ def targets_of_another_kind_are_refused(stage: Stage) -> None:
 def secrets_are_files_and_variables(stage: Stage) -> None:
     given = [Secret("s", value=VALUE), Secret("t", value=b"other-value\n")]
     text = stage.run(
-        "RUN --mount=type=secret,id=s stat -c '%a %u %g %n' /run/secrets/s; cat /run/secrets/s; echo",
+        "RUN --mount=type=secret,id=s stat -c '%a %u %g %n' /run/secrets/s; base64 /run/secrets/s",
         "RUN --mount=type=secret,id=s,env=S test ! -e /run/secrets; echo ${#S}",
-        "RUN --mount=type=secret,id=s,env=S,target=/k --mount=type=secret,id=t cat /k; ls /run/secrets; echo ${#S}",
+        "RUN --mount=type=secret,id=s,env=S,target=/k --mount=type=secret,id=t base64 /k; ls /run/secrets; echo ${#S}",
         "RUN --mount=type=secret,id=absent --mount=type=secret,id=absent,env=A ! ls /run/secrets; echo ${A-unset}",
         "RUN --mount=type=secret,id=s,mode=0440 stat -c %a /run/secrets/s; ! echo x > /run/secrets/s",
         secrets=given,
     )
     value = VALUE.decode()
+    encoded = base64.b64encode(VALUE).decode()  # what is written as it is would be masked
     has(
         text,
-        f"400 0 0 /run/secrets/s\n{value}\n",
-        f"\n{len(value)}\n{value}t\n{len(value)}\n",
+        f"400 0 0 /run/secrets/s\n{encoded}\n",
+        f"\n{len(value)}\n{encoded}\nt\n{len(value)}\n",
         "unset\n440\n",
     )
     for number in range(1, 6):
@@ -375,19 +378,16 @@ def secrets_are_files_and_variables(stage: Stage) -> None:
         ),
         "",
     )
-    if stage.single:
-        found = stage.fails("RUN --mount=type=secret,id=s,uid=7 true", secrets=given)
-        has(found.message, "uid 7 of a secret cannot be used")
-    else:
-        lines = (
-            "USER 7",
-            "RUN --mount=type=secret,id=s,uid=7,gid=8 stat -c '%a %u %g' /run/secrets/s; cat /run/secrets/s",
-        )
-        has(stage.run(*lines, secrets=given), "400 7 8\n", value)
-        has(
-            stage.run("USER 7", "RUN --mount=type=secret,id=s ! cat /run/secrets/s", secrets=given),
-            "denied",
-        )
+    lines = (
+        "USER 7:8",
+        "RUN --mount=type=secret,id=s,uid=7,gid=8 stat -c '%a %u' /run/secrets/s; base64 /run/secrets/s",
+    )
+    has(stage.run(*lines, secrets=given), "400 7\n", encoded)
+    if not stage.single:  # with one id, all files are everybody's own
+        refused = "RUN --mount=type=secret,id=s ! cat /run/secrets/s"
+        has(stage.run("USER 7", refused, secrets=given), "denied")
+        found = stage.fails("RUN --mount=type=secret,id=s,uid=4294967294 true", secrets=given)
+        has(found.message, "4294967294, the owner of a secret, cannot be used")
 
 
 @play
@@ -532,7 +532,9 @@ def caches_can_be_listed_moved_and_removed(stage: Stage) -> None:
         "RUN --mount=type=cache,id=two,target=/c,mode=0700 ln -s x /c/link",
     )
     with stage.rootfs.open() as roots:
-        caches = CacheMounts(stage.store.paths.cache_mounts / stage.rootfs.idmap.key, lambda: roots)
+        caches = CacheMounts(
+            stage.store.paths.cache_mounts / roots.session.tier.idmap.key, lambda: roots
+        )
         known = {one.id: one for one in caches.list()}
         assert {"one", "two"} <= set(known)
         assert known["one"].size > 0

@@ -17,8 +17,9 @@ from imgbuild.layer.entry import Entry
 from imgbuild.layer.tarread import scan
 from imgbuild.oci.descriptor import Descriptor, Layer
 from imgbuild.oci.digest import digest_bytes
+from imgbuild.sandbox.candidates import candidates
 from imgbuild.sandbox.child import overlay
-from imgbuild.sandbox.choice import candidates, start
+from imgbuild.sandbox.choice import start
 from imgbuild.sandbox.idmap import IdMap
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import SandboxSpec

@@ -23,7 +23,11 @@ FROM base
 ENV WORD=remembered PS1="look> "
 RUN echo made >/before
 WORKDIR /where
-RUN echo left >/evidence && rm /before && exit 7
+RUN <<END
+echo left >/evidence
+rm /before
+exit 7
+END
 RUN echo never
 """
 
@@ -115,7 +119,7 @@ def test_nothing_of_the_shell_is_kept(place: Path) -> None:
             assert builder.end() == 1
         finally:
             builder.close()
-    (place / "Dockerfile").write_text(DOCKERFILE.replace(" && exit 7", ""))
+    (place / "Dockerfile").write_text(DOCKERFILE.replace("exit 7\n", ""))
     built = imgbuild("-t", "built", *_BASE, place, store=place / "store")
     assert built.returncode == 0
     ran = imgbuild(

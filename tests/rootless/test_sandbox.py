@@ -16,8 +16,9 @@ from typing import cast
 import pytest
 
 from imgbuild.errors import SandboxError
+from imgbuild.sandbox.candidates import candidates
 from imgbuild.sandbox.child.syscall_numbers import numbers
-from imgbuild.sandbox.choice import candidates, start
+from imgbuild.sandbox.choice import start
 from imgbuild.sandbox.idmap import IdMap, choose_idmap
 from imgbuild.sandbox.launch import launch
 from imgbuild.sandbox.tiers import Candidate

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from imgbuild.sandbox.choice import candidates, start
+from imgbuild.sandbox.candidates import candidates
+from imgbuild.sandbox.choice import start
 from imgbuild.sandbox.session import Running
 from imgbuild.sandbox.spec import FileMount, OverlayRoot, SandboxSpec
 from tests.support import roots

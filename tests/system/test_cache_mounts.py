@@ -1,10 +1,12 @@
 """Builds at the same time that share a store and a cache mount: none loses what another one wrote."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -122,3 +124,30 @@ def test_private_caches_are_for_one_at_a_time(tmp_path: Path) -> None:
     listed = imgbuild("cache", "mount", "ls", "--json", store=tmp_path / "store")
     (one,) = json.loads(listed.stdout)
     assert (one["id"], one["in_use"]) == ("/c", False)
+
+
+def test_a_hostile_archive_cannot_leave_its_cache(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for number, names in enumerate((["../up"], ["link", "link/f"], [f"{outside}/f"])):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            for name in names:
+                member = tarfile.TarInfo(name)
+                if name == "link":
+                    member.type, member.linkname = tarfile.SYMTYPE, str(outside)
+                archive.addfile(member, io.BytesIO())
+        store = tmp_path / f"store{number}"
+        imgbuild(
+            "cache", "mount", "import", "x", "-", stdin=buffer.getvalue(), store=store, check=False
+        )
+        assert not list(outside.iterdir())
+        left = [path for path in store.rglob("*") if path.name in {"up", "f"}]
+        assert all("mounts" in path.parts for path in left)
+    refused = imgbuild(
+        "cache", "mount", "import", "y", "-", stdin=b"no tar" * 200, store=store, check=False
+    )
+    assert refused.returncode == 1
+    assert imgbuild("cache", "mount", "ls", "--json", store=store).stdout.count(b'"y"') == 0
+    assert imgbuild("cache", "mount", "export", "y", "-", store=store, check=False).returncode == 4
+    assert imgbuild("cache", "mount", "rm", store=store, check=False).returncode == 2

@@ -189,3 +189,28 @@ def test_descriptors_are_not_inherited(root: int) -> None:
     ):
         assert not os.get_inheritable(fd)
         os.close(fd)
+
+
+def test_straight_paths_lead_over_no_link_and_never_up(root: int, tree: Path) -> None:
+    (tree / "straight").mkdir()
+    (tree / "straight/f").touch()
+    (tree / "straight/link").symlink_to("f")
+    (tree / "crooked").symlink_to("straight")
+    at = os.open(tree / "straight", os.O_PATH)
+    found = inroot.open_straight(root, b"straight/./f", os.O_PATH)
+    assert os.path.samestat(os.fstat(found), (tree / "straight/f").stat())
+    assert not os.get_inheritable(found)
+    itself = inroot.open_straight(at, b"link", os.O_PATH | os.O_NOFOLLOW)
+    assert os.readlink("", dir_fd=itself) == "f"
+    cases = {b"link": errno.ELOOP, b"../straight/f": errno.EXDEV, b"/straight/f": errno.EXDEV}
+    for path, code in cases.items():
+        with pytest.raises(OSError) as caught:
+            inroot.open_straight(at, path, os.O_PATH)
+        assert caught.value.errno == code
+    with pytest.raises(OSError) as caught:
+        inroot.open_straight(root, b"crooked/f", os.O_PATH)
+    assert caught.value.errno == errno.ELOOP
+    with pytest.raises(ValueError):
+        inroot.open_straight(at, b"f\0", os.O_PATH)
+    for fd in (at, found, itself):
+        os.close(fd)

@@ -7,7 +7,7 @@ from typing import Any
 
 from imgbuild.sandbox.child import capability_names, filesystems, seccomp_rules, wire
 
-_NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup", "user")
+_NAMESPACES = ("pid", "ipc", "uts", "mount", "cgroup")
 _UMASK = 0o022
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _STRICT = ("nosuid", "noexec", "nodev")
@@ -75,12 +75,12 @@ def _limit(value: int) -> int:
 
 
 def _linux(spec: wire.Message, machine: str) -> dict[str, Any]:
-    mapping = [{"containerID": 0, "hostID": spec["shift"], "size": spec["count"]}]
-    linux: dict[str, Any] = {
-        "namespaces": [{"type": kind} for kind in _NAMESPACES],
-        "uidMappings": mapping,
-        "gidMappings": mapping,
-    }
+    linux: dict[str, Any] = {"namespaces": [{"type": kind} for kind in _NAMESPACES]}
+    if spec["nested"]:
+        linux["namespaces"].append({"type": "user"})
+        there = {"hostID": spec["shift"], "size": spec["count"]}
+        for name, first in zip(("uidMappings", "gidMappings"), spec["first"], strict=True):
+            linux[name] = [{"containerID": first, **there}]
     if not spec["insecure"]:
         linux |= {
             "maskedPaths": [f"/{path.decode()}" for path in filesystems.MASKED],

@@ -154,7 +154,8 @@ class _Step:
         pid = first if self._alone else int(os.read(self._told, 20) or 0)
         if pid:
             wire.send(self._control, {"pid": pid})
-            supervisor.serve(self._ours, pid)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and is no child of ours
+                supervisor.serve(self._ours, pid)
         os.close(self._serving)
         status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
         return status if status >= 0 else 128 - status

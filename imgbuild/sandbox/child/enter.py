@@ -224,7 +224,6 @@ def check_user(spec: wire.Message) -> None:
 
 
 def drop_privileges(spec: wire.Message) -> None:
-    """Take on the user of a spec and keep its capabilities alone."""
     check_user(spec)
     uid, gid, count = spec["uid"], spec["gid"], spec["count"]
     keep = capabilities.numbers(spec["capabilities"])

@@ -105,6 +105,18 @@ def make_sysfs() -> int:
     return make_filesystem(b"sysfs", STRICT | READONLY)
 
 
+def make_sys(sysfs: int | None, *, own_network: bool) -> int:
+    """Give /sys: the one that was lent, that of an own network, or the one around, read-only."""
+    if sysfs is not None:
+        return sysfs
+    if own_network:  # only the owner of a network namespace may mount its sysfs
+        with contextlib.suppress(OSError):  # parts of the /sys around are hidden, as in containers
+            return make_sysfs()
+    around = syscalls.open_tree(b"/sys", recursive=True)
+    syscalls.mount_setattr(around, b"", STRICT | READONLY, recursive=True)
+    return around
+
+
 def _share_proc() -> int:
     """Give the /proc around with all that is mounted in it, read-only.
 
@@ -117,7 +129,7 @@ def _share_proc() -> int:
 
 
 def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
-    _attach(sysfs or _make_sys(own_network=own_network), root_fd, b"sys")
+    _attach(make_sys(sysfs, own_network=own_network), root_fd, b"sys")
     try:
         groups = inroot.open_in_root(root_fd, b"sys/fs/cgroup", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -129,15 +141,6 @@ def _set_up_sys(root_fd: int, sysfs: int | None, *, own_network: bool) -> None:
     syscalls.move_mount(mount, groups)
     os.close(mount)
     os.close(groups)
-
-
-def _make_sys(*, own_network: bool) -> int:
-    if own_network:  # only the owner of a network namespace may mount its sysfs
-        with contextlib.suppress(OSError):  # parts of the /sys around are hidden, as in containers
-            return make_sysfs()
-    sysfs = syscalls.open_tree(b"/sys", recursive=True)
-    syscalls.mount_setattr(sysfs, b"", STRICT | READONLY, recursive=True)
-    return sysfs
 
 
 def _set_up_dev(root_fd: int, shm_size: int) -> None:

@@ -154,17 +154,17 @@ class _Workbench:
         return make_filesystem(b"tmpfs", _SAFE | readonly, **options)
 
     def _secret(self, mount: wire.Message) -> int:
-        for name in ("uid", "gid"):
-            if mount[name] >= self._count:
-                raise Failed(
-                    "user",
-                    f"{name} {mount[name]} of a secret cannot be used: it is not mapped here",
-                )
-        memory = make_filesystem(b"tmpfs", _SAFE | NOEXEC, mode=b"0700", nr_inodes=b"2")
+        # With one id, all files are everybody's own.
+        owners = (mount["uid"], mount["gid"]) if self._count > 1 else (0, 0)
+        if max(owners) >= self._count:
+            text = f"{max(owners)}, the owner of a secret, cannot be used: it is not mapped here"
+            raise Failed("user", text)
+        # Unlike a tmpfs, a ramfs is never written to swap.
+        memory = make_filesystem(b"ramfs", _SAFE | NOEXEC, mode=b"0700")
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
         with open(os.open(b"secret", flags, 0o600, dir_fd=memory), "wb") as file:
             file.write(base64.b64decode(mount["value"]))
-            os.fchown(file.fileno(), self._shift + mount["uid"], self._shift + mount["gid"])
+            os.fchown(file.fileno(), self._shift + owners[0], self._shift + owners[1])
             os.fchmod(file.fileno(), mount["mode"] & 0o7777)
         return self._part(memory, b"secret", READONLY | _SAFE | NOEXEC)
 

@@ -5,11 +5,22 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from imgbuild.sandbox.child import syscalls
 
 # Nothing here needs to survive a crash, so the kernel need not sync the whole filesystem.
 _VOLATILE = b"volatile"
+
+
+def mount_root(root: dict[str, Any]) -> int:
+    """Give the mount of a spec's root, an overlay or a directory, attached nowhere."""
+    if root["kind"] == "directory":
+        tree = syscalls.open_tree(os.fsencode(root["path"]))
+        syscalls.mount_setattr(tree, b"", syscalls.NODEV)
+        return tree
+    lowers = [os.fsencode(path) for path in root["lowers"]]
+    return mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
 
 
 def mount(lowers: Sequence[bytes], upper: bytes | None, work: bytes | None) -> int:

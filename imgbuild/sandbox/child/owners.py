@@ -103,7 +103,7 @@ class Owners:
             call.ensure_waiting()
             path = _path(fd)
             kind = stat.S_IFMT(os.fstat(fd).st_mode)
-            before, _ = _read(path, kind)
+            before, doubtful = _read(path, kind)
             if guess and before == recorded.OPEN:
                 before = _of_original(call, fd)
             if not self._may_all:
@@ -112,7 +112,10 @@ class Owners:
             os.chown(path, -1, -1)
             after = _merged(before, (uid, gid), guess=guess)
             if after != recorded.OPEN:
-                _write(path, kind, after, guessed=guess and 0 in {uid, gid})
+                fresh = any(
+                    old is None and new == 0 for old, new in zip(before, (uid, gid), strict=True)
+                )
+                _write(path, kind, after, guessed=guess and (doubtful or fresh))
         finally:
             os.close(fd)
         return 0

@@ -35,9 +35,8 @@ from imgbuild.sandbox.child.enter import check_user
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import (
     DIRECTORIES,
-    STRICT,
     make_filesystem,
-    make_sysfs,
+    make_sys,
 )
 from imgbuild.sandbox.child.mounts import Made
 from imgbuild.sandbox.child.stubs import Stubs
@@ -79,7 +78,7 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     _check(spec)
     _give_pipes(fds, spec)
     with naming("overlay"):
-        root_fd = _mount_root(spec["root"])
+        root_fd = overlay.mount_root(spec["root"])
     made = mounts.make(spec["mounts"], spec["shift"], spec["count"], lent)
     made += [Made(fd, path, directory=False) for fd, path in devices.clone(spec["devices"])]
     with naming("network"):
@@ -91,7 +90,10 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     with naming("workdir"):
         _make_workdir(root_fd, spec)
     with naming("bundle"):
-        shown = _fill_place(root_fd, [_make_sys(spec), *made])
+        # Only the owner of a network may mount its /sys, which no runtime here is.
+        lent_sys = lent.pop("sysfs", None)
+        system = make_sys(lent_sys, own_network=spec["network"] == "none")
+        shown = _fill_place(root_fd, [Made(system, b"sys", directory=True), *made])
     me = os.pidfd_open(os.getpid())
     pid = os.fork()
     if not pid:
@@ -193,7 +195,11 @@ class _Container:
 
 
 def _check(spec: wire.Message) -> None:
-    """Refuse ids that are not mapped, and what config.json cannot say: JSON is text."""
+    """Refuse what no runtime can do here, and what config.json cannot say: JSON is text."""
+    if spec["tier"] not in {"A", "C"} or spec["proc"] != "own":
+        raise Failed(
+            "runtime", "it needs namespaces and a /proc of its own, which this host refuses"
+        )
     check_user(spec)
     pairs = (text for pair in spec["env"] for text in pair)
     try:
@@ -212,25 +218,6 @@ def _enter_namespaces(*, own_network: bool) -> None:
     if own_network:
         with naming("network"):
             network.bring_up_loopback()
-
-
-def _mount_root(root: wire.Message) -> int:
-    lowers = [os.fsencode(path) for path in root["lowers"]]
-    return overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
-
-
-def _make_sys(spec: wire.Message) -> Made:
-    """Give /sys: only the owner of a network may mount that of it, which no runtime here is."""
-    with naming("sys"):
-        if "sysfs" in spec["lent"]:
-            mount = os.dup(spec["lent"]["sysfs"])
-        elif spec["network"] == "none":
-            mount = make_sysfs()
-        else:
-            mount = syscalls.open_tree(b"/sys", recursive=True)
-            attributes = STRICT | syscalls.READONLY
-            syscalls.mount_setattr(mount, b"", attributes, recursive=True)
-    return Made(mount, b"sys", directory=True)
 
 
 def _make_workdir(root_fd: int, spec: wire.Message) -> None:

@@ -34,7 +34,7 @@ from imgbuild.sandbox.child.enter import (
     take_ids,
 )
 from imgbuild.sandbox.child.failure import Failed, naming
-from imgbuild.sandbox.child.filesystems import DIRECTORIES, clone, make_proc, make_root
+from imgbuild.sandbox.child.filesystems import DIRECTORIES, make_proc, make_root
 from imgbuild.sandbox.child.notify import Supervisor
 from imgbuild.sandbox.child.stubs import Stubs
 
@@ -86,12 +86,12 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     for fd in fds[1:]:
         give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
     with naming("overlay"):
-        root_fd = _mount_root(spec["root"])
+        root_fd = overlay.mount_root(spec["root"])
     made = mounts.make(spec["mounts"], shift, spec["count"], lent)
     nodes = devices.clone(spec["devices"])
+    supervisor, ours, theirs = _supervisor(spec)
     with naming("network"):
         network.join(lent)
-    supervisor, ours, theirs = _supervisor(spec)
     _enter_namespaces(zygote, control, spec, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
@@ -173,13 +173,6 @@ def _supervisor(spec: wire.Message) -> tuple[Supervisor | None, socket.socket, s
         return None, ours, theirs
     recorder = owners.Owners(spec["uid"], spec["gid"], spec["groups"], spec["capabilities"])
     return Supervisor(recorder.handlers()), ours, theirs
-
-
-def _mount_root(root: wire.Message) -> int:
-    if root["kind"] == "directory":
-        return clone(os.fsencode(root["path"]), syscalls.NODEV)
-    lowers = [os.fsencode(path) for path in root["lowers"]]
-    return overlay.mount(lowers, os.fsencode(root["upper"]), os.fsencode(root["work"]))
 
 
 def _enter_namespaces(

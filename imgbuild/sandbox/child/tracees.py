@@ -9,6 +9,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 from imgbuild import inroot
 from imgbuild.sandbox.child import syscalls
@@ -20,7 +21,7 @@ _HANDLE = os.O_PATH | os.O_CLOEXEC
 _PIDFD_THREAD = os.O_EXCL  # Linux 6.9
 _SIZE_OF_LONG = struct.calcsize("l")
 # A straight look-up met a symlink or "..": the long way is needed.
-_NOT_STRAIGHT = frozenset({errno.ELOOP, errno.EXDEV, errno.ENOTDIR})
+_NOT_STRAIGHT = frozenset({errno.ELOOP, errno.EXDEV})
 _STREAMS = {b"/dev/stdin": b"0", b"/dev/stdout": b"1", b"/dev/stderr": b"2"}
 
 
@@ -120,12 +121,7 @@ class Processes:
         return self.open(pid, f"fd/{number}")
 
     def umask(self, pid: int) -> int:
-        fd = self.open(pid, "status", os.O_RDONLY | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            for line in file:
-                if line.startswith(b"Umask:"):
-                    return int(line.split()[1], 8)
-        return 0o022
+        return int(_field(self._proc, f"{self.number(pid)}/status", b"Umask:")[0], 8)
 
     def look_up(self, pid: int, at: int, path: bytes, *, follow: bool, flags: int = 0) -> int:
         """Give a handle of what a path names for a process, never of anything outside its root."""
@@ -228,19 +224,51 @@ def _open_proc() -> tuple[int, Callable[[int], int]]:
 
 
 def _translated(proc: int, pid: int) -> int:
-    """Find the number of a process in a /proc of outer numbers."""
+    """Find the number of a process or thread in a /proc of outer numbers."""
     try:
         handle = syscalls.call("pidfd_open", pid, _PIDFD_THREAD)
     except OSError as problem:
         if problem.errno != errno.EINVAL:
             raise
-        handle = os.pidfd_open(pid)  # an older kernel: EINVAL or ENOENT for a thread
+        return _searched(proc, pid)
     try:
-        fd = os.open(f"self/fdinfo/{handle}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-        with open(fd, "rb") as file:
-            for line in file:
-                if line.startswith(b"Pid:"):
-                    return int(line.split()[1])
+        return int(_field(proc, f"self/fdinfo/{handle}", b"Pid:")[0])
     finally:
         os.close(handle)
+
+
+def _searched(proc: int, pid: int) -> int:
+    """Do the same without a handle of a thread: among all that descend from this process."""
+    here = len(_field(proc, "self/status", b"NSpid:")) - 1
+    left = [os.readlink("self", dir_fd=proc)]
+    while left:
+        process = left.pop()
+        with suppress(FileNotFoundError):  # it has just ended
+            for thread in _list(proc, f"{process}/task"):
+                task = f"{process}/task/{thread}"
+                numbers = _field(proc, f"{task}/status", b"NSpid:")
+                if numbers[here : here + 1] == [b"%d" % pid]:
+                    return int(thread)
+                left += os.fsdecode(_content(proc, f"{task}/children")).split()
     raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+
+def _field(proc: int, path: str, name: bytes) -> list[bytes]:
+    """Read the words of one line of a file in /proc; ESRCH when there is none."""
+    for line in _content(proc, path).splitlines():
+        if line.startswith(name):
+            return line.split()[1:]
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+
+def _content(proc: int, path: str) -> bytes:
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc), "rb") as file:
+        return file.read()
+
+
+def _list(proc: int, path: str) -> list[str]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        return os.listdir(fd)
+    finally:
+        os.close(fd)

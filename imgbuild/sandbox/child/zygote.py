@@ -88,9 +88,13 @@ class Zygote:
         return True
 
     def _start(self, request: int, spec: wire.Message, fds: list[int]) -> None:
-        alone = self._known["count"] == 1 and self._known["nested"]
-        # With one id it is the command's own: so it is who it should be, and owns all files.
-        first = [spec["uid"], spec["gid"]] if alone else [0, 0]
+        first = [0, 0]
+        if self._known["count"] == 1 and self._known["nested"]:
+            # The one id is the command's own: so it is who it should be, and owns all files.
+            first = [spec["uid"], spec["gid"]]
+        elif self._known["count"] == 1:
+            # There is root only. What the command makes is its user's in the layer all the same.
+            spec |= {"uid": 0, "gid": 0, "groups": []}
         self._fork(request, spec, fds, first)
 
     def _fork(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from imgbuild import recorded
 from imgbuild.errors import DiskFullError, ImageError, StoreError
 from imgbuild.layer import extract as module
 from imgbuild.layer.entry import Entry
@@ -295,7 +296,10 @@ def test_replacing_one_name_of_a_file_leaves_the_other(root: Path) -> None:
     assert ((root / "a").read_bytes(), (root / "b").read_bytes()) == (b"2", b"1")
 
 
-def test_device_nodes_are_not_made(root: Path) -> None:
+def test_device_nodes_are_left_out(root: Path) -> None:
+    owner = Ownership(os.geteuid(), 1) if os.geteuid() == os.getegid() else SINGLE
+    if owner.single:
+        pytest.skip("needs equal ids")
     notes = unpack(
         root,
         archive(
@@ -304,10 +308,64 @@ def test_device_nodes_are_not_made(root: Path) -> None:
             member(b"dev/whiteout", b"3", rdev=(0, 0)),  # must not hide anything
             member(b"f", content=b"x"),
         ),
+        ownership=owner,
     )
-    # With one id they are recorded on empty files.
-    assert names(root) == ["dev", "dev/null", "dev/sda", "f"]
-    assert notes == ["device node dev/whiteout was not created"]
+    assert names(root) == ["dev", "f"]
+    assert notes == [
+        "device node dev/null was not created",
+        "device node dev/sda was not created",
+        "device node dev/whiteout was not created",
+    ]
+
+
+def test_device_nodes_are_recorded_where_one_id_is_mapped(root: Path) -> None:
+    (root / "null").symlink_to("nowhere")
+    notes = unpack(
+        root,
+        archive(
+            member(b"null", b"3", rdev=(1, 3), mode=0o666, uid=3, gid=4),
+            member(b"sda", b"4", rdev=(8, 0), mode=0o660),
+            member(b"link", b"1", link=b"null"),
+            member(b"whiteout", b"3", rdev=(0, 0)),  # must not hide anything
+        ),
+    )
+    assert notes == ["device node whiteout was not created"]
+    assert names(root) == ["link", "null", "sda"]
+    assert os.getxattr(root / "null", "user.imgbuild.device") == b"c:1:3"
+    assert os.getxattr(root / "link", "user.imgbuild.owner") == b"3:4"
+    assert os.getxattr(root / "sda", "user.imgbuild.device") == b"b:8:0"
+    status = (root / "sda").lstat()
+    assert (stat.S_ISREG(status.st_mode), status.st_mode & 0o777, status.st_size) == (
+        True,
+        0o660,
+        0,
+    )
+
+
+@needs_root
+def test_owners_of_links_and_fifos_are_recorded_where_one_id_is_mapped(root: Path) -> None:
+    unpack(
+        root,
+        layer(
+            (Entry(b"fifo", "fifo", 0o600, uid=5, gid=4294967294), b""),
+            (Entry(b"link", "symlink", uid=3, gid=4, linkname=b"x"), b""),
+            (Entry(b"plain", "symlink", linkname=b"x"), b""),
+        ),
+    )
+    found = {
+        name: os.getxattr(root / name, recorded.SPECIAL, follow_symlinks=False)
+        for name in ("link", "fifo")
+    }
+    assert recorded.parse_special(found["link"]) == (3, 4)
+    assert recorded.parse_special(found["fifo"]) == (5, 4294967294)
+    assert os.listxattr(root / "plain", follow_symlinks=False) == []
+
+
+def test_planted_records_are_not_unpacked(root: Path) -> None:
+    planted = {"user.imgbuild.owner": b"0:0", "user.imgbuild.device": b"c:1:3", "user.kept": b"x"}
+    unpack(root, layer((Entry(b"f", "file", uid=1, gid=2, xattrs=planted), b"")))
+    assert os.getxattr(root / "f", "user.imgbuild.owner") == b"1:2"
+    assert sorted(os.listxattr(root / "f")) == ["user.imgbuild.owner", "user.kept"]
 
 
 # --- whiteouts

@@ -18,7 +18,7 @@ from imgbuild.plan.model import (
     StageSource,
 )
 from imgbuild.plan.render import render_json, render_plan
-from tests.unit.plan.planning import Images, error, plan
+from tests.unit.plan.planning import Images, error, names, plan
 
 CONTEXT = ContextSource()
 
@@ -186,3 +186,9 @@ def test_a_plan_shows_mounts(value: str, shown: str) -> None:
     text = f"FROM scratch AS s\nFROM scratch\nRUN --mount={value} x\n"
     assert f"      {shown}\n" in render_plan(plan(text))
     assert json.loads(render_json(plan(text)))
+
+
+def test_a_mount_makes_a_stage_of_its_own_as_buildkit_counts() -> None:
+    assert names(plan("FROM scratch\nRUN x\n")) == ["[1/1] RUN x"]
+    line = "RUN --mount=type=tmpfs,target=/t x"
+    assert names(plan(f"FROM scratch\n{line}\n")) == [f"[stage-0 1/1] {line}"]

@@ -13,9 +13,15 @@ SPEC = SandboxSpec(("sh", "-c", "true"), (("A", "b=c"), ("PATH", "/bin")))
 
 
 def made(
-    spec: SandboxSpec = SPEC, *, count: int = 65536, terminal: bool = False, **mounts: str
+    spec: SandboxSpec = SPEC,
+    *,
+    count: int = 65536,
+    terminal: bool = False,
+    nested: bool = True,
+    **mounts: str,
 ) -> dict[str, Any]:
-    message = {**spec.to_json(), "shift": 1, "count": count}
+    message = {**spec.to_json(), "shift": 1, "count": count, "nested": nested}
+    message["first"] = [0, 0]
     pairs = [(source, target) for target, source in mounts.items()]
     document = bundle.config(message, pairs, root="/r", terminal=terminal, machine="x86_64")
     plain: dict[str, Any] = json.loads(json.dumps(document))  # it has to be JSON
@@ -48,6 +54,9 @@ def test_ids_are_shifted_in_a_user_namespace_of_the_step() -> None:
     assert linux["uidMappings"] == linux["gidMappings"] == mapping
     kinds = [space["type"] for space in linux["namespaces"]]
     assert kinds == ["pid", "ipc", "uts", "mount", "cgroup", "user"]
+    linux = made(nested=False)["linux"]
+    assert "uidMappings" not in linux
+    assert {"type": "user"} not in linux["namespaces"]
 
 
 def test_what_docker_hides_is_hidden_unless_the_step_is_insecure() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from imgbuild.errors import SandboxError, UsageError
+from imgbuild.sandbox import candidates as listing
 from imgbuild.sandbox import choice
 from imgbuild.sandbox.failures import explain
 from imgbuild.sandbox.idmap import IdMap
@@ -26,45 +27,45 @@ def _names(listed: Sequence[Candidate]) -> list[tuple[str, bool, bool, int]]:
 def host(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a host says about this process; to be changed."""
     said: dict[str, Any] = {"best": MANY, "here": None, "chroot": False}
-    monkeypatch.setattr(choice, "choose_idmap", lambda _path: said["best"])
-    monkeypatch.setattr(choice, "own_ids", lambda: said["here"])
-    monkeypatch.setattr(choice, "can_chroot", lambda: said["chroot"])
+    monkeypatch.setattr(listing, "choose_idmap", lambda _path: said["best"])
+    monkeypatch.setattr(listing, "own_ids", lambda: said["here"])
+    monkeypatch.setattr(listing, "can_chroot", lambda: said["chroot"])
     return said
 
 
 def test_a_user_with_ids(host: dict[str, Any]) -> None:
-    listed = choice.candidates("/bin")
+    listed = listing.candidates("/bin")
     assert _names(listed)[:3] == [
         ("A", True, True, 1),
         ("A", True, False, 0),
         ("C", True, True, 0),
     ]
     assert [one.name for one in listed[3:]] == ["D-userns", "D-userns", "D"]
-    assert choice.expected(listed) is listed[0]
+    assert listing.expected(listed) is listed[0]
     assert listed[1].idmap.count == 65537
     host["best"] = IdMap("subids", _RANGES, _RANGES, shift=1, count=65536, doubt="set-uid")
-    listed = choice.candidates("/bin")
+    listed = listing.candidates("/bin")
     assert listed[0].name == "A", "it may work all the same"
-    assert choice.expected(listed).name == "C"
+    assert listing.expected(listed).name == "C"
 
 
 def test_a_user_with_one_id(host: dict[str, Any]) -> None:
     host["best"] = ONE
-    listed = choice.candidates("/bin")
+    listed = listing.candidates("/bin")
     assert [one.name for one in listed] == ["A", "C", "D-userns", "D"]
     assert (listed[0].obstacle, listed[0].remedy) == ("no ids", "add")
-    assert choice.expected(listed).idmap.kind == "single"
-    assert [one.name for one in choice.candidates("/bin", "A")] == ["A"]
-    assert choice.expected(choice.candidates("/bin", "A")).obstacle
+    assert listing.expected(listed).idmap.kind == "single"
+    assert [one.name for one in listing.candidates("/bin", "A")] == ["A"]
+    assert listing.expected(listing.candidates("/bin", "A")).obstacle
 
 
 def test_root_of_a_container(host: dict[str, Any]) -> None:
     host |= {"best": ROOT, "here": ROOT, "chroot": True}
-    listed = choice.candidates("/bin")
+    listed = listing.candidates("/bin")
     assert _names(listed)[:2] == [("A", True, True, 0), ("A", False, False, 0)]
     assert not listed[-1].obstacle
     host["chroot"] = False
-    assert "CAP_SYS_CHROOT" in choice.candidates("/bin")[-1].obstacle
+    assert "CAP_SYS_CHROOT" in listing.candidates("/bin")[-1].obstacle
 
 
 @pytest.mark.parametrize(
@@ -72,12 +73,12 @@ def test_root_of_a_container(host: dict[str, Any]) -> None:
     [("auto", "auto"), ("a", "A"), ("D-USERNS", "D-userns"), ("chroot", "D"), ("rootless", "auto")],
 )
 def test_names_of_isolation(text: str, name: str) -> None:
-    assert choice.parse_isolation(text) == name
+    assert listing.parse_isolation(text) == name
 
 
 def test_an_isolation_that_does_not_exist(host: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="unknown isolation: vm") as caught:
-        choice.candidates("/bin", "vm")
+        listing.candidates("/bin", "vm")
     assert caught.value.hint == "one of auto, A, C, D-userns, D, oci"
 
 

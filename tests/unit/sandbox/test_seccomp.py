@@ -1,12 +1,13 @@
 """The compiled filter, run by a small interpreter of BPF."""
 
+import re
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgbuild.sandbox.child import seccomp, seccomp_profile, syscall_numbers
+from imgbuild.sandbox.child import owners, seccomp, seccomp_profile, syscall_numbers
 from imgbuild.sandbox.spec import DEFAULT_CAPABILITIES
 
 _ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x50001, 0x50026, 0x80000000
@@ -148,3 +149,53 @@ def test_the_filter_fits_the_kernel() -> None:
     everything = frozenset(seccomp_profile.WITH_CAPABILITY)
     for machine in ("x86_64", "aarch64"):
         assert len(seccomp.compile_filter(everything, machine)) // 8 < 4096
+
+
+# --- the filter of a supervisor
+
+_NOTIFY, _PRETEND = 0x7FC00000, 0x00050000
+_SUPERVISED = owners.supervision(0, DEFAULT_CAPABILITIES)
+
+
+@pytest.mark.parametrize(("host", "machine"), _MACHINES)
+def test_only_what_is_named_goes_to_a_supervisor(host: str, machine: str) -> None:
+    program = seccomp.compile_supervision(_SUPERVISED, host)
+    for name, number in syscall_numbers.numbers(machine).items():
+        expected = _ALLOW
+        if name in {"mknod", "mknodat"}:
+            continue
+        if re.fullmatch(r"(f|l)?chown(32|at)?|rename(at2?)?", name):
+            expected = _NOTIFY
+        elif re.fullmatch(r"set(res?|fs)?[ug]id(32)?|setgroups(32)?", name):
+            expected = _PRETEND
+        assert verdict(program, machine, number) == expected, name
+    for number in (1000, 5000, 0x40000000 + 92, 0xFFFFFFFF):
+        assert verdict(program, machine, number) == _ALLOW
+
+
+@pytest.mark.parametrize(("host", "machine"), _MACHINES)
+def test_only_device_nodes_go_to_a_supervisor(host: str, machine: str) -> None:
+    program = seccomp.compile_supervision(_SUPERVISED, host)
+    table = syscall_numbers.numbers(machine)
+    for mode in (0o20666, 0o60600, 1 << 40 | 0o20000):
+        assert verdict(program, machine, table["mknodat"], 0, 0, mode) == _NOTIFY
+    for mode in (0, 0o644, 0o10644, 0o100644, 0o140644, 0o160000, 0o170000, 0o40000):
+        assert verdict(program, machine, table["mknodat"], 0, 0, mode) == _ALLOW
+    if "mknod" in table:
+        assert verdict(program, machine, table["mknod"], 0, 0o20666) == _NOTIFY
+        assert verdict(program, machine, table["mknod"], 0o20666, 0o10644) == _ALLOW
+
+
+def test_what_a_command_may_not_is_left_to_the_kernel() -> None:
+    without = owners.supervision(0, ["chown"])
+    assert not {"mknod", "setuid", "setgid", "setgroups"} & set(without)
+    assert set(owners.supervision(1000, DEFAULT_CAPABILITIES)) == set(without)
+    assert set(owners.supervision(0, ["setgid"])) - set(without) >= {"setgroups", "setgid32"}
+    assert "setuid" not in owners.supervision(0, ["setgid"])
+
+
+def test_a_supervisor_is_for_known_machines() -> None:
+    with pytest.raises(ValueError):
+        seccomp.compile_supervision(_SUPERVISED, "sparc")
+    program = seccomp.compile_supervision(_SUPERVISED, "x86_64")
+    assert verdict(program, "arm", 0) == _ALLOW  # the profile kills it

@@ -10,13 +10,16 @@ from typing import BinaryIO
 
 import pytest
 
+from imgbuild import recorded
 from imgbuild.errors import ImageError, SandboxError
 from imgbuild.layer.entry import Entry, sort_key
 from imgbuild.layer.owners import Ownership
 from imgbuild.layer.tarwrite import TarWriter
+from imgbuild.snapshot.attribution import APT_NAME, APT_TEXT
 from imgbuild.snapshot.changes import ChangeWalk
 
 OWN = Ownership(0, 1 << 31, single=False)
+ONE = Ownership(0, 1, single=True)
 OLD = 1_000_000_000
 
 
@@ -48,12 +51,17 @@ class Case:
             folder.mkdir()
 
     def walk(
-        self, ownership: Ownership = OWN, clamp: int | None = None, *, settle: bool = False
+        self,
+        ownership: Ownership = OWN,
+        clamp: int | None = None,
+        *,
+        settle: bool = False,
+        maker: tuple[int, int] = (0, 0),
     ) -> Recorder:
         recorder = Recorder()
         fds = [os.open(p, os.O_RDONLY) for p in (self.upper, self.lower, self.lowest)]
         try:
-            walk = ChangeWalk(recorder, ownership, clamp=clamp, settle=settle)
+            walk = ChangeWalk(recorder, ownership, clamp=clamp, settle=settle, maker=maker)
             walk.run(fds[0], fds[1:])
         finally:
             for fd in fds:
@@ -422,3 +430,107 @@ def test_very_deep_trees(case: Case) -> None:
         fd = deeper
     os.close(fd)
     assert len(case.walk().entries) == 300
+
+
+def test_what_a_user_made_is_the_users(case: Case) -> None:
+    write(case.lowest / "below")
+    os.setxattr(write(case.upper / "below", b"changed"), "user.overlay.origin", b"")
+    write(case.upper / "replaced")
+    write(case.lowest / "replaced", b"x")
+    os.setxattr(write(case.upper / "given"), "user.imgbuild.owner", b":44")
+    make(case.upper / "d")
+    write(case.upper / "d/f")
+    os.symlink("x", case.upper / "link")
+    owners = {e.path: (e.uid, e.gid) for e in case.walk(ONE, maker=(5, 6)).entries}
+    mine = dict.fromkeys((b"replaced", b"d", b"d/f", b"link"), (5, 6))
+    assert owners == {b"below": (0, 0), b"given": (5, 44), **mine}
+
+
+def test_directories_hand_their_group_on(case: Case) -> None:
+    top = make(case.upper / "d")
+    os.setxattr(top, "user.imgbuild.owner", b"3:50")
+    write(top / "f")
+    os.setxattr(write(top / "own"), "user.imgbuild.owner", b"0:0")
+    os.setxattr(write(top / "half"), "user.imgbuild.owner", b"7:")
+    os.symlink("f", top / "link")
+    make(top / "inner").chmod(0o2755)
+    write(top / "inner/f")
+    make(top / "plain")
+    write(top / "plain/f")
+    top.chmod(0o2755)
+    groups = {e.path[2:]: (e.uid, e.gid) for e in case.walk(ONE).entries[1:]}
+    assert groups == {
+        **dict.fromkeys((b"f", b"link", b"inner", b"inner/f", b"plain"), (0, 50)),
+        b"own": (0, 0),
+        b"half": (7, 50),
+        b"plain/f": (0, 0),
+    }
+
+
+def test_settling_records_what_unpacking_would(case: Case) -> None:
+    values = {"made": None, "half": b":44", "root": b"0:0", "guessed": b"0:44:?", "whole": b"1:2"}
+    for name, value in values.items():
+        write(case.upper / name)
+        if value is not None:
+            os.setxattr(case.upper / name, "user.imgbuild.owner", value)
+    case.walk(ONE, settle=True, maker=(5, 6))
+    found = {
+        name: os.getxattr(case.upper / name, "user.imgbuild.owner")
+        for name in values
+        if os.listxattr(case.upper / name)
+    }
+    assert found == {"made": b"5:6", "half": b"5:44", "guessed": b"0:44", "whole": b"1:2"}
+
+
+def test_device_nodes_come_from_their_record(case: Case) -> None:
+    for name, value in (("null", b"c:1:3"), ("disk", b"b:8:0"), ("no", b"c:0:0"), ("odd", b"x")):
+        os.setxattr(write(case.upper / name, b"written to"), "user.imgbuild.device", value)
+    os.link(case.upper / "null", case.upper / "zero")
+    os.setxattr(write(case.lowest / "same"), "user.imgbuild.device", b"c:1:3")
+    os.setxattr(write(case.upper / "same"), "user.imgbuild.device", b"c:1:3")
+    os.setxattr(write(case.lowest / "other"), "user.imgbuild.device", b"c:1:3")
+    os.setxattr(write(case.upper / "other"), "user.imgbuild.device", b"c:1:5")
+    found = case.walk(ONE)
+    assert {e.path: (e.type, e.rdev, e.size) for e in found.entries} == {
+        b"null": ("char", (1, 3), 0),
+        b"disk": ("block", (8, 0), 0),
+        b"no": ("file", None, 10),
+        b"odd": ("file", None, 10),
+        b"other": ("char", (1, 5), 0),
+        b"zero": ("hardlink", (1, 3), 0),
+    }
+    assert set(found.contents) == {b"no", b"odd"}
+    assert not any(e.xattrs for e in found.entries)
+    assert {e.type for e in case.walk().entries} == {"file", "hardlink"}, "many ids need no record"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may set capabilities")
+def test_owners_of_links_come_from_their_record(case: Case) -> None:
+    for folder, owner in ((case.upper, (3, 4)), (case.lowest, (3, None))):
+        os.symlink("x", folder / "link")
+        os.utime(folder / "link", (OLD, OLD), follow_symlinks=False)
+        value = recorded.special_value(owner)
+        os.setxattr(folder / "link", recorded.SPECIAL, value, follow_symlinks=False)
+    os.mkfifo(case.upper / "fifo")
+    os.setxattr(case.upper / "fifo", recorded.SPECIAL, recorded.special_value((0, 0)))
+    owners = {e.path: (e.uid, e.gid, e.xattrs) for e in case.walk(ONE, settle=True).entries}
+    assert owners == {b"link": (3, 4, {}), b"fifo": (0, 0, {})}
+    assert os.listxattr(case.upper / "fifo") == []
+    os.removexattr(case.lowest / "link", recorded.SPECIAL, follow_symlinks=False)
+    os.setxattr(
+        case.lowest / "link",
+        recorded.SPECIAL,
+        recorded.special_value((3, 4)),
+        follow_symlinks=False,
+    )
+    assert (b"link", "symlink") not in {(e.path, e.type) for e in case.walk(ONE).entries}
+
+
+def test_the_file_for_apt_never_appears(case: Case) -> None:
+    folder = case.upper / "etc/apt/apt.conf.d"
+    folder.mkdir(parents=True)
+    copy = write(folder / os.fsdecode(APT_NAME), APT_TEXT)
+    write(case.upper / os.fsdecode(APT_NAME), b"// of somebody else")
+    names = case.walk(ONE, settle=True).names
+    assert [path for kind, path in names if kind == "file"] == [APT_NAME]
+    assert not copy.exists()
