@@ -277,9 +277,12 @@ def _end_descendants() -> None:
         for pid in running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if not _reap() and not running:
+        if running:  # at once again: what forks must not get ahead
+            _reap()
+        elif _reap():
+            time.sleep(_PAUSE)
+        else:
             return
-        time.sleep(_PAUSE)
 
 
 def _reap() -> bool:

@@ -35,7 +35,11 @@ _PATHS = {
     "access": 0,
     "faccessat": 1,
     "faccessat2": 1,
+    "statfs": 0,
+    "statfs64": 0,
 }
+# The C library takes no other file system for shared memory (glibc before 2.34).
+_FILE_SYSTEMS = {b"/dev/shm": 0x01021994, b"/proc": 0x9FA0}  # linux/magic.h: tmpfs, proc
 _IDS = {b"Uid": 0, b"Gid": 1, b"Groups": 1}  # lines of a status with ids of users and groups
 _NODES = (stat.S_IFCHR, stat.S_IFBLK)
 CALLS: dict[str, seccomp.Action] = {
@@ -100,16 +104,14 @@ class Emulation:
             "openat": lambda call, target: self._open(call, target, call.arguments[2]),
             "openat2": lambda call, target: self._open(call, target, self._how(call)),
         }
-        stats = dict.fromkeys(set(_PATHS) - set(by_call), self._stat)
+        stats = dict.fromkeys(set(_PATHS) - set(by_call) - {"statfs", "statfs64"}, self._stat)
         answers = {name: self._answering(act) for name, act in (by_call | stats).items()}
+        answers |= dict.fromkeys(("statfs", "statfs64"), self._statfs)
         return {**answers, "mknod": _refuse, "mknodat": _refuse}
 
     def _answering(self, act: Callable[[Call, Target], Answer]) -> Handler:
         def handle(call: Call) -> Answer:
-            try:
-                path = self._text(call)
-            except OSError:
-                return CONTINUE  # the kernel knows best what is wrong with it
+            path = self._path(call)
             if not path.startswith((b"/proc/", b"/dev/")):
                 return CONTINUE
             process = _Process(call)
@@ -117,6 +119,13 @@ class Emulation:
             return CONTINUE if target is None else act(call, target)
 
         return handle
+
+    def _path(self, call: Call) -> bytes:
+        """Read the path of a call; empty where the kernel knows best what is wrong with it."""
+        try:
+            return self._text(call)
+        except OSError:
+            return b""
 
     def _text(self, call: Call) -> bytes:
         index = _PATHS[call.name]
@@ -250,6 +259,14 @@ class Emulation:
             return os.lstat("/proc/self")
         path = process.path(name)
         return os.stat(path) if follow or kind != "link" else os.lstat(path)
+
+    def _statfs(self, call: Call) -> Answer:
+        kind = _FILE_SYSTEMS.get(self._path(call).rstrip(b"/"))
+        wide = call.machine in {"x86_64", "aarch64"}
+        if kind is None or not (wide or call.name == "statfs64"):
+            return CONTINUE
+        data = statlayout.statfs_bytes(call.machine, os.fstatvfs(self._root), kind)
+        return self._write(call, 1 if wide else 2, data)
 
     def _readlink(self, call: Call, target: Target, place: int) -> Answer:
         process = _Process(call)
