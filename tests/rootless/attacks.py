@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from imgbuild.errors import SandboxError
 from imgbuild.sandbox.child.syscall_numbers import numbers
 from tests.support.bench import Bench
 from tests.support.machine_code import LAST, SUPPORTED, Call, program, program_32
@@ -210,6 +211,11 @@ ANY = {
 }
 SHELL |= {name: _OTHERS.format(attempt=attempt) for name, attempt in OTHERS.items()}
 SHELL |= {name: _ANY.format(attempt=attempt) for name, attempt in ANY.items()}
+# What holds with all capabilities, too.
+INSECURE = {
+    "roots of others": SHELL["roots of others"],
+    "secrets of the caller": "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep 'secret of' || echo held",
+}
 # What only holds where /proc shows nothing but the step.
 OWN_PROC = frozenset({"own processes only", "its root is ours"})
 
@@ -247,6 +253,12 @@ def main(
         results["tier"] = (0, json.dumps(asdict(bench.session.tier)))
         for name, command in SHELL.items():
             results[name] = bench.run(f"exec 2>/dev/null; {command}", mounts=mounts)
+        for name, command in INSECURE.items():
+            try:
+                found = bench.run(f"exec 2>/dev/null; {command}", insecure=True)
+            except SandboxError as problem:
+                found = (-1, problem.message)
+            results[f"insecure {name}"] = found
         results["status"] = bench.run(["cat", "/proc/self/status"])
         user = {"uid": 1000, "gid": 1000}
         results["status of a user"] = bench.run(["cat", "/proc/self/status"], **user)

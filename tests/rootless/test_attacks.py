@@ -125,6 +125,17 @@ def test_shell(results: Results, name: str) -> None:
     assert tuple(results[name]) == (0, "held\n")
 
 
+def test_all_capabilities_do_not_lead_to_other_processes(results: Results) -> None:
+    tier = json.loads(results["tier"][1])
+    refused = tier["proc"] == "shared" and not tier["nested"]
+    for name in attacks.INSECURE:
+        status, output = results[f"insecure {name}"]
+        if refused:
+            assert "--security=insecure" in output
+        else:
+            assert (status, output) == (0, "held\n")
+
+
 def _field(status: str, name: str) -> str:
     return next(line.split(":")[1].strip() for line in status.splitlines() if line.startswith(name))
 
@@ -137,7 +148,7 @@ def test_root_has_dockers_capabilities(results: Results) -> None:
         assert int(_field(status, name), 16) == 0
 
 
-def test_users_have_no_capabilities(results: Results, who: Who) -> None:
+def test_users_have_no_capabilities(results: Results) -> None:
     status = results["status of a user"][1]
     for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
         assert int(_field(status, name), 16) == 0
