@@ -215,6 +215,14 @@ def leftovers_that_hide_end_too(bench: Bare) -> None:
 
 
 @scenario
+def listings_are_made_nowhere_else(bench: Bare) -> None:
+    outside = bench.layer("elsewhere", lambda path: (path / "precious").touch())
+    script = f"mv /proc /moved && ln -s {outside} /proc && ls /proc/self/fd/ | wc -l"
+    same(bench.run(script), (0, "3\n"))
+    same(os.listdir(outside), ["precious"])
+
+
+@scenario
 def a_chain_of_forks_ends(bench: Bare) -> None:
     script = "f() { f & exit 0; }; f >/dev/null 2>&1 </dev/null & sleep 0.2"
     running, reading = bench.start(script)

@@ -87,6 +87,8 @@ class Emulation:
 
     def __init__(self, root: int, ids: Ids) -> None:
         self._root = root
+        # By this descriptor: the command may put a link to anywhere in its place.
+        self._proc = os.open(b"proc", _LISTING, dir_fd=root)
         self._ids = ids
         self._listings: list[bytes] = []
         self._acting = Acting()
@@ -211,11 +213,11 @@ class Emulation:
         else:
             with self._acting.for_files(process):
                 names = list(map(os.fsencode, os.listdir(process.path(name))))
-        place = b"proc/" + os.urandom(8).hex().encode()
+        place = os.urandom(8).hex().encode()
         self._forget_listings()
         self._listings.append(place)
-        os.mkdir(place, 0o755, dir_fd=self._root)
-        fd = os.open(place, _LISTING, dir_fd=self._root)
+        os.mkdir(place, 0o755, dir_fd=self._proc)
+        fd = os.open(place, _LISTING, dir_fd=self._proc)
         for entry in names:
             os.close(os.open(entry, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o444, dir_fd=fd))
         return fd
@@ -224,11 +226,11 @@ class Emulation:
         while len(self._listings) >= _MOST_LISTINGS:
             place = self._listings.pop(0)
             with contextlib.suppress(OSError):
-                fd = os.open(place, _LISTING, dir_fd=self._root)
+                fd = os.open(place, _LISTING, dir_fd=self._proc)
                 for entry in os.listdir(fd):
                     os.unlink(entry, dir_fd=fd)
                 os.close(fd)
-                os.rmdir(place, dir_fd=self._root)
+                os.rmdir(place, dir_fd=self._proc)
 
     # --- the other calls
 
