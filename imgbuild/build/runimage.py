@@ -74,6 +74,9 @@ def run_image(
         if changed.network == "default":
             commands.networks.begin()
         workspace = stack.enter_context(roots.workspace(image.layers))
+        tier = roots.session.tier
+        if tier.enter == "chroot":  # what keeps it apart is not what one expects of `run`
+            events(Notice(f"the command runs in {tier.describe()}; {tier.lacks()}"))
         spec = _spec(run, changed, argv, hostname, workspace, terminal=os.isatty(streams[1]))
         command = stack.enter_context(commands.ready(spec, changed.network))
         status = _run(workspace, command, streams, options.timeout, tty=tty)

@@ -214,6 +214,28 @@ def leftovers_that_hide_end_too(bench: Bare) -> None:
     same(_sleepers() - before, set())
 
 
+@scenario
+def listings_are_made_nowhere_else(bench: Bare) -> None:
+    outside = bench.layer("elsewhere", lambda path: (path / "precious").touch())
+    script = f"mv /proc /moved && ln -s {outside} /proc && ls /proc/self/fd/ | wc -l"
+    same(bench.run(script), (0, "3\n"))
+    same(os.listdir(outside), ["precious"])
+
+
+@scenario
+def a_chain_of_forks_ends(bench: Bare) -> None:
+    script = "f() { f & exit 0; }; f >/dev/null 2>&1 </dev/null & sleep 0.2"
+    running, reading = bench.start(script)
+    with os.fdopen(reading) as stream:
+        same(stream.read(), "")
+    same(running.wait(), 0)
+
+
+@scenario
+def shared_memory_is_where_old_libraries_look_for_it(bench: Bare) -> None:
+    same(bench.run("stat -f -c %t /dev/shm /proc; touch /dev/shm/x && ls /dev/shm")[1], "1021994\n9fa0\nx\n")  # fmt: skip
+
+
 def _sleepers() -> set[str]:
     found = set()
     for name in filter(str.isdecimal, os.listdir("/proc")):

@@ -55,7 +55,7 @@ for isolation in sys.argv[3:]:
     found[isolation] = [step.layer and step.layer.diff_id for step in built.steps]
     left = [str(p) for p in (place / isolation).rglob("root-*")]
     found[isolation + " left"] = left
-    found[isolation + " said"] = [text for text in notices if "tier" in text]
+    found[isolation + " said"] = [text for text in notices if text.startswith("RUN steps")]
     api.reset(store=place / isolation)
 json.dump(found, sys.stdout)
 """

@@ -126,16 +126,30 @@ running.wait()
 """
 
 
-def test_nothing_survives_a_killed_builder(way: str, tmp_path: Path) -> None:
+def _part(builder: int, victim: str, way: str) -> int:
+    """Find a process of a session by who started it."""
+    names = ["builder", "worker", "zygote", "waiting process"]
+    if way != "root":
+        names.insert(1, "first process")
+    pid = builder
+    for _ in range(names.index(victim)):
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    return pid
+
+
+@pytest.mark.parametrize("victim", ["builder", "worker", "zygote", "waiting process"])
+def test_nothing_survives_a_killed_part(way: str, victim: str, tmp_path: Path) -> None:
     who, isolation = _WAYS[way]
     with folder_of(who, tmp_path) as place:
         command = as_user(who, [interpreter(who), "-c", _FOREVER, str(place), isolation])
-        with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
+        pipe, null = subprocess.PIPE, subprocess.DEVNULL
+        with subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=null) as process:
             assert process.stdout is not None
             assert process.stdout.read(2) == b"up"
             started = below(process.pid)
             assert len(started) >= 6, "worker, zygote, waiting process, shell, sleeps"
-            process.send_signal(signal.SIGKILL)
+            os.kill(_part(process.pid, victim, way), signal.SIGKILL)
+            process.wait()
         deadline = time.monotonic() + 1
         while alive(started) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Collection
 from typing import NoReturn
 
 from imgbuild import inroot
@@ -52,7 +53,7 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     _refuse_impossible(spec)
     with naming("cgroup"):
         cgroups.join(spec["lent"])
-    syscalls.prctl(_SUBREAPER, 1)
+    adopt_orphans()
     for fd in fds[1:]:
         enter.give_pipe(fd, spec["shift"] + spec["uid"], spec["shift"] + spec["gid"])
     path = os.fsencode(spec["root"]["path"])
@@ -67,7 +68,7 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
         return _Step(zygote, control, spec, root, fds).run()
     finally:
         if spec["tier"] == "D":
-            _end_descendants()
+            end_orphans()
         places.take_away()
 
 
@@ -270,26 +271,25 @@ def _confine(root: int) -> None:
 # --- what a command leaves
 
 
-def _end_descendants() -> None:
-    """End everything that the command started: orphans come to this process."""
+def adopt_orphans() -> None:
+    """Be who the processes come to whose parents, below this one, have ended."""
+    syscalls.prctl(_SUBREAPER, 1)
+
+
+def end_orphans(keep: Collection[int] = ()) -> None:
+    """End all children of this process but some, and what they started: it comes to this process."""
     while True:
-        running = _children()
+        running = [pid for pid in _children() if pid not in keep]
+        if not running:
+            return
         for pid in running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        if not _reap() and not running:
-            return
-        time.sleep(_PAUSE)
-
-
-def _reap() -> bool:
-    """Collect what has ended; tell whether there are still children."""
-    while True:
-        try:
-            if not os.waitpid(-1, os.WNOHANG)[0]:
-                return True
-        except ChildProcessError:
-            return False
+        for pid in running:
+            # One that does not end at once is looked at again; what forks must not get ahead.
+            with contextlib.suppress(ChildProcessError):
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    time.sleep(_PAUSE)
 
 
 def _children() -> list[int]:

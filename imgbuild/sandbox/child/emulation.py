@@ -35,7 +35,11 @@ _PATHS = {
     "access": 0,
     "faccessat": 1,
     "faccessat2": 1,
+    "statfs": 0,
+    "statfs64": 0,
 }
+# The C library takes no other file system for shared memory (glibc before 2.34).
+_FILE_SYSTEMS = {b"/dev/shm": 0x01021994, b"/proc": 0x9FA0}  # linux/magic.h: tmpfs, proc
 _IDS = {b"Uid": 0, b"Gid": 1, b"Groups": 1}  # lines of a status with ids of users and groups
 _NODES = (stat.S_IFCHR, stat.S_IFBLK)
 CALLS: dict[str, seccomp.Action] = {
@@ -83,6 +87,8 @@ class Emulation:
 
     def __init__(self, root: int, ids: Ids) -> None:
         self._root = root
+        # By this descriptor: the command may put a link to anywhere in its place.
+        self._proc = os.open(b"proc", _LISTING, dir_fd=root)
         self._ids = ids
         self._listings: list[bytes] = []
         self._acting = Acting()
@@ -100,16 +106,14 @@ class Emulation:
             "openat": lambda call, target: self._open(call, target, call.arguments[2]),
             "openat2": lambda call, target: self._open(call, target, self._how(call)),
         }
-        stats = dict.fromkeys(set(_PATHS) - set(by_call), self._stat)
+        stats = dict.fromkeys(set(_PATHS) - set(by_call) - {"statfs", "statfs64"}, self._stat)
         answers = {name: self._answering(act) for name, act in (by_call | stats).items()}
+        answers |= dict.fromkeys(("statfs", "statfs64"), self._statfs)
         return {**answers, "mknod": _refuse, "mknodat": _refuse}
 
     def _answering(self, act: Callable[[Call, Target], Answer]) -> Handler:
         def handle(call: Call) -> Answer:
-            try:
-                path = self._text(call)
-            except OSError:
-                return CONTINUE  # the kernel knows best what is wrong with it
+            path = self._path(call)
             if not path.startswith((b"/proc/", b"/dev/")):
                 return CONTINUE
             process = _Process(call)
@@ -117,6 +121,13 @@ class Emulation:
             return CONTINUE if target is None else act(call, target)
 
         return handle
+
+    def _path(self, call: Call) -> bytes:
+        """Read the path of a call; empty where the kernel knows best what is wrong with it."""
+        try:
+            return self._text(call)
+        except OSError:
+            return b""
 
     def _text(self, call: Call) -> bytes:
         index = _PATHS[call.name]
@@ -202,11 +213,11 @@ class Emulation:
         else:
             with self._acting.for_files(process):
                 names = list(map(os.fsencode, os.listdir(process.path(name))))
-        place = b"proc/" + os.urandom(8).hex().encode()
+        place = os.urandom(8).hex().encode()
         self._forget_listings()
         self._listings.append(place)
-        os.mkdir(place, 0o755, dir_fd=self._root)
-        fd = os.open(place, _LISTING, dir_fd=self._root)
+        os.mkdir(place, 0o755, dir_fd=self._proc)
+        fd = os.open(place, _LISTING, dir_fd=self._proc)
         for entry in names:
             os.close(os.open(entry, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o444, dir_fd=fd))
         return fd
@@ -215,11 +226,11 @@ class Emulation:
         while len(self._listings) >= _MOST_LISTINGS:
             place = self._listings.pop(0)
             with contextlib.suppress(OSError):
-                fd = os.open(place, _LISTING, dir_fd=self._root)
+                fd = os.open(place, _LISTING, dir_fd=self._proc)
                 for entry in os.listdir(fd):
                     os.unlink(entry, dir_fd=fd)
                 os.close(fd)
-                os.rmdir(place, dir_fd=self._root)
+                os.rmdir(place, dir_fd=self._proc)
 
     # --- the other calls
 
@@ -250,6 +261,14 @@ class Emulation:
             return os.lstat("/proc/self")
         path = process.path(name)
         return os.stat(path) if follow or kind != "link" else os.lstat(path)
+
+    def _statfs(self, call: Call) -> Answer:
+        kind = _FILE_SYSTEMS.get(self._path(call).rstrip(b"/"))
+        wide = call.machine in {"x86_64", "aarch64"}
+        if kind is None or not (wide or call.name == "statfs64"):
+            return CONTINUE
+        data = statlayout.statfs_bytes(call.machine, os.fstatvfs(self._root), kind)
+        return self._write(call, 1 if wide else 2, data)
 
     def _readlink(self, call: Call, target: Target, place: int) -> Answer:
         process = _Process(call)

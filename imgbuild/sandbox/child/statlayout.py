@@ -14,6 +14,8 @@ _OLD_32 = struct.Struct("<IIHHHHIIIIIIIIII8x")
 _STATX = struct.Struct("<IIQIIIHHQQQQ")
 _STATX_TIME = struct.Struct("<qI4x")
 _STATX_DEVICES = struct.Struct("<IIII")
+_STATFS = struct.Struct("<qqQQQQQ8xqqq32x")
+_STATFS_32 = struct.Struct("<IIQQQQQ8xIII16x")
 _STATX_SIZE = 256
 _STATX_BASIC = 0x7FF  # STATX_BASIC_STATS
 _SECOND = 1_000_000_000
@@ -50,6 +52,14 @@ def statx_bytes(found: os.stat_result, uid: int, gid: int) -> bytes:
     middle = b"".join(_STATX_TIME.pack(*divmod(time, _SECOND)) for time in times)
     numbers = [f(dev) for dev in (found.st_rdev, found.st_dev) for f in (os.major, os.minor)]
     return (head + middle + _STATX_DEVICES.pack(*numbers)).ljust(_STATX_SIZE, b"\0")
+
+
+def statfs_bytes(machine: str, found: os.statvfs_result, kind: int) -> bytes:
+    """Give what statfs(2), or on 32-bit machines statfs64(2), writes for a kind of file system."""
+    layout = _STATFS if machine in {"x86_64", "aarch64"} else _STATFS_32
+    counts = (found.f_blocks, found.f_bfree, found.f_bavail, found.f_files, found.f_ffree)
+    rest = (found.f_namemax, found.f_frsize, 0)
+    return layout.pack(kind, found.f_bsize, *counts, *rest)
 
 
 def _times(found: os.stat_result) -> tuple[int, ...]:

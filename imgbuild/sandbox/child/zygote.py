@@ -13,7 +13,7 @@ import socket
 from collections.abc import Sequence
 
 # The whole way to a command is imported here, once.
-from imgbuild.sandbox.child import enter, step, wire
+from imgbuild.sandbox.child import chrooted, enter, step, wire
 from imgbuild.sandbox.child.failure import Failed
 
 _TRIAL = 0  # no session gives a command this number
@@ -60,6 +60,8 @@ class Zygote:
         self._poll = select.poll()
 
     def serve(self) -> None:
+        if self._known["tier"] == "D":
+            chrooted.adopt_orphans()
         self._poll.register(self._sock, select.POLLIN)
         self._fork(_TRIAL, {"trial": True}, [])
         while True:
@@ -156,6 +158,8 @@ class Zygote:
             self._listen(run)  # what it said last
         self._poll.unregister(run.pidfd)
         del self._runs[run.pidfd]
+        if self._known["tier"] == "D" and status < 0:  # it could not do so itself
+            chrooted.end_orphans([other.pid for other in self._runs.values()])
         os.close(run.pidfd)
         run.control.close()
         reply: wire.Message = {"id": run.request, "status": status if status >= 0 else 128 - status}

@@ -172,3 +172,30 @@ def test_random_order_of_a_layer_does_not_matter(root: Path, tmp_path: Path) -> 
         unpack(place, *lower)
         unpack(place, *random.Random(seed).sample(upper, len(upper)))
         assert names(place) == expected
+
+
+def _escapes() -> list[str]:
+    return [name for name, _ in archives.escapes(b"/x")]
+
+
+@pytest.mark.parametrize("number", range(len(_escapes())), ids=_escapes())
+@pytest.mark.parametrize("twice", [False, True])
+def test_nothing_leaves_the_root(tmp_path: Path, root: Path, number: int, twice: bool) -> None:
+    outside = tmp_path / "outside"
+    (outside / "kept").mkdir(parents=True)
+    (outside / "kept" / "file").write_bytes(b"kept")
+    before = [(path, path.lstat()) for path in sorted(outside.rglob("*"))]
+    _, data = archives.escapes(bytes(outside))[number]
+    for _ in range(1 + twice):  # links of a lower layer, then
+        extract(io.BytesIO(data), root, SINGLE, merge=True)
+    assert [(path, path.lstat()) for path in sorted(outside.rglob("*"))] == before
+    assert sorted(os.listdir(tmp_path)) == ["outside", "root"]
+
+
+def test_removals_do_not_follow_lower_links(tmp_path: Path, root: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_bytes(b"kept")
+    unpack(root, member("l", type="symlink", linkname=str(outside)))
+    unpack(root, member("l/.wh.precious"), member("l/.wh..wh..opq"), member(".wh.l"))
+    assert (outside / "precious").read_bytes() == b"kept"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from imgbuild.sandbox.child.statlayout import stat_bytes, statx_bytes
+from imgbuild.sandbox.child.statlayout import stat_bytes, statfs_bytes, statx_bytes
 
 SIZES = {"x86_64": 144, "aarch64": 128}
 
@@ -64,3 +64,17 @@ def test_statx_is_what_the_kernel_writes(status: os.stat_result, tmp_path: Path)
     # Up to the device numbers; behind them stands what newer kernels add.
     assert len(ours) == len(theirs)
     assert ours[4:40] == theirs[4:40]
+
+
+@pytest.mark.skipif(os.uname().machine not in SIZES, reason="cannot apply: another machine")
+def test_statfs_has_the_places_of_the_kernel(tmp_path: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(120)
+    number = {"x86_64": 137, "aarch64": 43}[os.uname().machine]
+    assert libc.syscall(number, os.fsencode(tmp_path), buffer) == 0
+    (kind,) = struct.unpack_from("<q", buffer.raw)
+    ours = statfs_bytes(os.uname().machine, os.statvfs(tmp_path), kind)
+    assert len(ours) == 120
+    assert ours[:24] == buffer.raw[:24]  # the counts behind change all the time
+    assert ours[64:80] == buffer.raw[64:80]
+    assert len(statfs_bytes("i386", os.statvfs(tmp_path), 0x1021994)) == 84
