@@ -33,9 +33,9 @@ def supervision(uid: int, capabilities: Collection[str]) -> dict[str, seccomp.Ac
     actions: dict[str, seccomp.Action] = {"fchownat": seccomp.NOTIFY}
     for name in _CHOWN:
         actions |= dict.fromkeys((name, name + "32"), seccomp.NOTIFY)
-    actions |= dict.fromkeys(_RENAME, seccomp.NOTIFY)
     if uid != 0:
         return actions
+    actions |= dict.fromkeys(_RENAME, seccomp.NOTIFY)  # only root can guess an owner wrongly
     for capability, names in (("setuid", _SET_UID), ("setgid", _SET_GID)):
         if capability in capabilities:
             both = (*names, *(name + "32" for name in names))
