@@ -79,7 +79,7 @@ _MEANINGS = {
     "nested": ("this host does not allow a user namespace for each step", _USER_NAMESPACES),
     "isolation": (
         "--security=insecure cannot be allowed here",
-        "A command that holds all capabilities could read the memory of other processes of the build.",
+        f"All capabilities would lead out of the container. {IN_CONTAINERS}",
     ),
     "tier": (
         "this host cannot give a step what it asks for",

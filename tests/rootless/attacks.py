@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from imgbuild.errors import SandboxError
+from imgbuild.sandbox.child.capability_names import NAMES
 from imgbuild.sandbox.child.syscall_numbers import numbers
 from tests.support.bench import Bench
 from tests.support.machine_code import LAST, SUPPORTED, Call, program, program_32
@@ -178,6 +179,20 @@ def escape(marker: str) -> bytes:
     return program(*calls)
 
 
+def unmount_and_rejoin(marker: str) -> bytes:
+    """Assemble a program that unmounts its root and joins its own mount namespace again.
+
+    That gives it what is mounted below. It ends with 0 where `marker` of this machine can be seen.
+    """
+    table = numbers("x86_64")
+    return program(
+        (table["open"], b"/proc/self/ns/mnt", 0, 0),
+        (table["umount2"], b"/", 2),
+        (table["setns"], 3, _NEWNS),
+        (table["access"], os.fsencode(marker), 0),
+    )
+
+
 def signal_by_directory(pid: int) -> bytes:
     """Assemble a program that sends signal 0 to a process by its directory in /proc."""
     table = numbers("x86_64")
@@ -214,6 +229,7 @@ SHELL |= {name: _ANY.format(attempt=attempt) for name, attempt in ANY.items()}
 # What holds with all capabilities, too.
 INSECURE = {
     "roots of others": SHELL["roots of others"],
+    "the root below": "/attacks/rejoin; test $? = 22 && echo held",
     "secrets of the caller": "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep 'secret of' || echo held",
 }
 # What only holds where /proc shows nothing but the step.
@@ -240,6 +256,7 @@ def main(
             files = {name: code for name, (code, _) in programs().items()}
             files["abstract"] = abstract_connect(name)
             files["escape"] = escape(str(bench.place))
+            files["rejoin"] = unmount_and_rejoin(str(bench.place))
             files["signal by directory"] = signal_by_directory(os.getpid())
             for name, code in files.items():
                 (folder / name).write_bytes(code)
@@ -255,7 +272,8 @@ def main(
             results[name] = bench.run(f"exec 2>/dev/null; {command}", mounts=mounts)
         for name, command in INSECURE.items():
             try:
-                found = bench.run(f"exec 2>/dev/null; {command}", insecure=True)
+                quiet = f"exec 2>/dev/null; {command}"
+                found = bench.run(quiet, insecure=True, capabilities=tuple(NAMES))
             except SandboxError as problem:
                 found = (-1, problem.message)
             results[f"insecure {name}"] = found

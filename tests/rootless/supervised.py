@@ -20,6 +20,7 @@ from imgbuild import inroot, recorded
 from imgbuild.sandbox.child import notify, owners, seccomp, syscalls
 from imgbuild.sandbox.child.syscall_numbers import numbers
 from imgbuild.sandbox.spec import DEFAULT_CAPABILITIES
+from tests.support import machine_code
 
 
 def supervised(
@@ -384,15 +385,17 @@ def paths_that_change_meanwhile_stay_inside(place: Path) -> int:
         (root / name).mkdir()
         (root / name / "f").touch()
 
+    paths = (b"/../../secret", b"f", b"a/../../secret", b"l/f", os.fsencode(place / "secret"))
+
     def command() -> None:
-        text = ctypes.create_string_buffer(b"/../secret", 64)
+        text = ctypes.create_string_buffer(b"/../secret", 4096)
         ended = threading.Event()
 
         def disturb() -> None:
             turn = 0
             while not ended.is_set():
                 turn += 1
-                text.value = (b"/../../secret", b"f", b"a/../../secret", b"l/f")[turn % 4]
+                text.value = paths[turn % len(paths)]
                 with contextlib.suppress(OSError):
                     os.symlink(("a", "..", "/", "../..")[turn % 4], "/l")
                 with contextlib.suppress(OSError):
@@ -618,3 +621,34 @@ def proc_is_shared_on_an_older_kernel(place: Path) -> int:
     syscalls.fsopen = refuse
     syscalls.call = without_handles_of_threads
     return _with_other_numbers(place)
+
+
+@scenario
+def programs_of_the_other_machine_are_answered(place: Path) -> int:
+    if not machine_code.SUPPORTED:
+        return 0
+    table = numbers("i386")
+    for name, arguments in {
+        "narrow": (table["fchown"], 0, 0xFFFF, 7),
+        "wide": (table["fchown32"], 0, 0xFFFF, 0xFFFFFFFF),
+        "nowhere": (table["lchown32"], 0, 1, 1),
+    }.items():
+        (place / name).write_bytes(machine_code.program_32(*arguments))
+        (place / name).chmod(0o755)
+    (place / "f").touch()
+
+    def run(name: str) -> int:
+        pid = os.fork()
+        if not pid:
+            os.dup2(os.open(place / "f", os.O_RDONLY), 0)
+            os.execv(place / name, [name])
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def command() -> None:
+        same(run("narrow"), 0)
+        same(owner(place / "f"), ":7")
+        same(run("wide"), 0)
+        same(owner(place / "f"), "65535:7")
+        same(run("nowhere"), errno.EFAULT)
+
+    return supervised(command)

@@ -125,9 +125,9 @@ def test_shell(results: Results, name: str) -> None:
     assert tuple(results[name]) == (0, "held\n")
 
 
-def test_all_capabilities_do_not_lead_to_other_processes(results: Results) -> None:
+def test_all_capabilities_do_not_lead_out(results: Results) -> None:
     tier = json.loads(results["tier"][1])
-    refused = tier["proc"] == "shared" and not tier["nested"]
+    refused = (tier["proc"] == "shared" and not tier["nested"]) or tier["enter"] == "move"
     for name in attacks.INSECURE:
         status, output = results[f"insecure {name}"]
         if refused:

@@ -262,3 +262,40 @@ def test_what_was_written_before_a_timeout_is_kept() -> None:
     with pytest.raises(TimedOut) as caught:
         _followed([(0, b"a hush-hush b hush"), (9, b"")], 1.0)
     assert caught.value.tail == b"a *** b hush"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--read-only",),
+        ("--device", "/dev/null:/dev/x"),
+        ("--shm-size", "1m"),
+        ("--network", "none"),
+        ("-v", "/tmp:/x"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_namespaces_is_refused_without_them(store: Path, flags: tuple[str, ...]) -> None:
+    if os.getuid() != 0:
+        pytest.skip("not root")
+    words = ("run", *HOST, "--isolation", "D", *flags, "app")
+    done = imgbuild(*words, store=store, check=False)
+    assert done.returncode == 125
+    assert b"tier D" in done.stderr
+    assert b"hint: " in done.stderr
+
+
+def test_limits_of_processes_hold_without_namespaces(store: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("not root")
+    words = ("--isolation", "D", "--ulimit", "nofile=66", "--entrypoint", "sh", "app")
+    assert run(store, *words, "-c", "ulimit -n; cat /etc/hosts").startswith("66\n127.0.0.1")
+
+
+def test_insecure_needs_a_namespace(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("not root")
+    flags = ("--allow=security.insecure", "--isolation=D")
+    status, output = built(tmp_path, "RUN --security=insecure true", *flags, check=False)
+    assert status == 5
+    assert "--security=insecure in tier D" in output

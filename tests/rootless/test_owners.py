@@ -30,6 +30,9 @@ SAME = {
     "lower owner taken": "chown 0:0 /owned/file; chown -h 0:0 /owned/link; chown 4:2 /owned",
     "lower replaced": "rm /owned/file; echo x > /owned/file; rm /owned/link; ln -s x /owned/link",
     "unchanged": "chown 0:0 a d e/v; chown 3:4 /owned/file; chown -h 5:6 /owned/link",
+    "apt copied": "cp -a /etc/apt /copied; chmod 755 /etc/apt/apt.conf.d/*; ls /etc/apt >/dev/null",
+    "apt removed": "rm /etc/apt/apt.conf.d/*; rm -r /etc/apt; mkdir -p /etc/apt/apt.conf.d",
+    "apt emptied": "rm /etc/apt/apt.conf.d/*; ls -A /etc/apt/apt.conf.d; echo x > /etc/apt/apt.conf.d/y",
 }
 # The same for a command that runs as 1000:1001.
 SAME_AS_USER = {
@@ -61,6 +64,8 @@ def fill(tar):
         small.addfile(link("t/link", "x", 11, 12))
         small.addfile(owned(info("t/f", tarfile.REGTYPE), 9, 10))
         small.addfile(owned(info("t/suid", tarfile.REGTYPE, 0o4755), 13, 14))
+    tar.addfile(info("etc/apt/apt.conf.d", tarfile.DIRTYPE, 0o755))
+    add_file(tar, "etc/apt/apt.conf.d/image", b"of the image")
     add_file(tar, "owned.tar", inner.getvalue())
     tar.addfile(owned(info("owned", tarfile.DIRTYPE, 0o755), 1, 2))
     for name in ("owned/file", "owned/two"):

@@ -42,7 +42,8 @@ def arguments(public: Path) -> list[str]:
     context.mkdir(mode=0o755)
     (context / "Dockerfile").write_text(DOCKERFILE)
     source = f"debian:bookworm-slim=oci-layout://{layout}:bookworm-slim"
-    return ["--build-context", source, *debian.proxy_arguments(), str(context)]
+    # A proxy on this host may be on its loopback.
+    return ["--network=host", "--build-context", source, *debian.proxy_arguments(), str(context)]
 
 
 def _layers(layout: Path) -> list[dict[bytes, Entry]]:

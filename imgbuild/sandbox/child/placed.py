@@ -49,6 +49,7 @@ class Places:
         self._shift = shift
         self._stubs = Stubs(root_fd, shift)
         self._placed: list[_Placed] = []
+        self._moved: set[bytes] = set()
         self._count = 0
 
     def put(self, mount: wire.Message) -> None:
@@ -118,6 +119,11 @@ class Places:
 
         Meanwhile an empty directory stands in its place, and is what they wait for.
         """
+        if source in self._moved:  # it would wait for itself
+            raise Failed(
+                "bind", f"one directory at two targets needs mounts: {os.fsdecode(target)}"
+            )
+        self._moved.add(source)
         folder, _, last = source.rpartition(b"/")
         parent = os.open(folder, _DIRECTORY & ~os.O_NOFOLLOW)
         name, locks = self._name(), []

@@ -77,8 +77,8 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     syscalls.die_with_parent(zygote)
     if "trial" in spec:
         return _try_out(zygote, control, spec)
-    if spec["insecure"] and not spec["nested"] and spec["proc"] == "shared":
-        raise Failed("isolation", "steps share /proc and a user namespace with the build")
+    if spec["insecure"]:
+        _refuse_insecure(spec)
     lent: dict[str, int] = spec["lent"]
     with naming("cgroup"):
         cgroups.join(lent)
@@ -116,6 +116,16 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     with naming("stub"):
         stubs.remove()
     return status if status >= 0 else 128 - status
+
+
+def _refuse_insecure(spec: wire.Message) -> None:
+    """Raise `Failed` where all capabilities would lead out of the step."""
+    if spec["proc"] == "shared" and not spec["nested"]:
+        raise Failed("isolation", "steps share /proc and a user namespace with the build")
+    if spec["enter"] == "move":  # unmounted, the new root leaves the old one for setns(2) to find
+        raise Failed(
+            "isolation", "pivot_root is refused, so that the host's root is below the step's"
+        )
 
 
 def _try_out(zygote: int, control: socket.socket, spec: wire.Message) -> int:
