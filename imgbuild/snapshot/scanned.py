@@ -32,6 +32,7 @@ class _Level(Directory):
     def __init__(
         self, fd: int, path: ImagePath, entry: Entry | None, final: int, group: int | None = None
     ) -> None:
+        # Nothing of the base's: what is in a directory is known from elsewhere.
         self.fd = fd
         self.path = path
         self.prefix = path + b"/" if path else b""

@@ -15,6 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Collection
+from functools import partial
 from typing import NoReturn
 
 from imgbuild import inroot
@@ -155,8 +156,9 @@ class _Step:
         pid = first if self._alone else int(os.read(self._told, 20) or 0)
         if pid:
             wire.send(self._control, {"pid": pid})
-            with contextlib.suppress(ProcessLookupError):  # it has ended, and is no child of ours
-                supervisor.serve(self._ours, pid)
+            # What is left must not go on without an answer, for as little as it still has.
+            last = partial(end_orphans, [first]) if self._alone else None
+            supervisor.serve(self._ours, pid, last)
         os.close(self._serving)
         status = os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
         return status if status >= 0 else 128 - status

@@ -123,9 +123,12 @@ class Supervisor:
             if name in handlers
         }
 
-    def serve(self, channel: socket.socket, pid: int) -> None:
+    def serve(
+        self, channel: socket.socket, pid: int, last: Callable[[], object] | None = None
+    ) -> None:
         """Answer until process `pid`, which calls `hand_over`, has ended; it is not reaped.
 
+        `last` is done then, while calls of processes that it left still wait for an answer.
         Raises `Failed` where the host does not let a supervisor work.
         """
         received = wire.receive(channel)
@@ -138,6 +141,8 @@ class Supervisor:
         pidfd = os.pidfd_open(pid)
         try:
             self._serve(listener, pidfd)
+            if last is not None:
+                last()
         finally:
             os.close(pidfd)
             os.close(listener)
