@@ -121,7 +121,16 @@ class Stubborn:
         subprocess.run(reset, capture_output=True, cwd="/")
 
 
-@pytest.fixture(params=[("self", "auto"), ("single", "auto"), ("self", "oci")], ids="-".join)
+@pytest.fixture(
+    params=[
+        ("self", "auto"),
+        ("single", "auto"),
+        ("self", "oci"),
+        ("self", "D"),
+        ("self", "D-userns"),
+    ],
+    ids="-".join,
+)
 def stubborn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stubborn]:
     who, isolation = request.param
     if isolation == "oci" and not (shutil.which("crun") or shutil.which("runc")):
