@@ -121,11 +121,16 @@ class Stubborn:
         subprocess.run(reset, capture_output=True, cwd="/")
 
 
-@pytest.fixture(params=[("self", "auto"), ("single", "auto"), ("self", "oci")], ids="-".join)
+_WAYS = [("self", "auto"), ("single", "auto"), ("self", "oci"), ("self", "D"), ("self", "D-userns")]
+
+
+@pytest.fixture
 def stubborn(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stubborn]:
     who, isolation = request.param
     if isolation == "oci" and not (shutil.which("crun") or shutil.which("runc")):
         pytest.skip("neither crun nor runc is installed")
+    if isolation == "D" and os.geteuid() != 0:
+        pytest.skip("needs root to change the root without namespaces")
     with folder_of(who, tmp_path) as place:
         build = Stubborn(who, place, isolation)
         try:
@@ -146,7 +151,15 @@ def _hang_up(process: "subprocess.Popen[bytes]") -> None:
     process.send_signal(signal.SIGHUP)
 
 
-@pytest.mark.parametrize(("tell", "status"), [(_to_the_group, 130), (_term, 143), (_hang_up, 129)])
+@pytest.mark.parametrize(
+    ("stubborn", "tell", "status"),
+    [
+        *((way, _to_the_group, 130) for way in _WAYS),
+        *((way, _term, 143) for way in _WAYS[:2]),
+        (_WAYS[0], _hang_up, 129),
+    ],
+    indirect=["stubborn"],
+)
 def test_a_build_that_is_told_to_end(
     stubborn: Stubborn, tell: "Callable[[subprocess.Popen[bytes]], None]", status: int
 ) -> None:
@@ -157,6 +170,7 @@ def test_a_build_that_is_told_to_end(
     stubborn.the_next_build_is_right()
 
 
+@pytest.mark.parametrize("stubborn", _WAYS, indirect=True, ids="-".join)
 def test_a_build_that_is_killed(stubborn: Stubborn) -> None:
     process = stubborn.start()
     process.kill()
@@ -165,6 +179,7 @@ def test_a_build_that_is_killed(stubborn: Stubborn) -> None:
     stubborn.the_next_build_is_right()
 
 
+@pytest.mark.parametrize("stubborn", [_WAYS[0], _WAYS[3]], indirect=True, ids="-".join)
 def test_a_build_whose_timeout_is_over(stubborn: Stubborn) -> None:
     words = stubborn.words()
     at = words.index("build") + 1

@@ -91,7 +91,8 @@ def build_here(ground: Yard, dockerfile: str) -> str:
     image = f"{ground.host}/here/image-{abs(hash(dockerfile)):x}"
     store = ground.place / "store-here"
     folder = ground.context(dockerfile)
-    imgbuild("-t", image, "--push", *debian.proxy_arguments(), folder, store=store, timeout=600)
+    flags = ["--network=host", "-t", image, "--push", *debian.proxy_arguments()]
+    imgbuild(*flags, folder, store=store, timeout=600)
     imgbuild("reset", "--yes", store=store)
     return image
 

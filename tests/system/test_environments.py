@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import validate
-from tests.system.environments import ENVIRONMENTS, PYTHON, SMALL, Environment, owners
+from tests.system.environments import ENVIRONMENTS, GUESSED, PYTHON, SMALL, Environment, owners
 from tests.system.journeys import Outcome, Yard, build_here, build_inside, yard
 
 pytestmark = [pytest.mark.rootless, pytest.mark.system, pytest.mark.online]
@@ -39,10 +39,10 @@ def ground() -> Iterator[Yard]:
 
 
 @pytest.fixture(scope="module")
-def expected(ground: Yard) -> dict[str, object]:
+def expected(ground: Yard) -> dict[str, dict[str, object]]:
     """Owners and modes in the layers of each Dockerfile, as a build on this machine makes them."""
     return {
-        dockerfile: owners(ground.fetched(build_here(ground, dockerfile)), _BASE_LAYERS)
+        dockerfile: dict(owners(ground.fetched(build_here(ground, dockerfile)), _BASE_LAYERS))
         for dockerfile in (SMALL, PYTHON)
     }
 
@@ -52,7 +52,7 @@ def test_an_image_is_built_and_pushed(
     number: int,
     environment: Environment,
     ground: Yard,
-    expected: dict[str, object],
+    expected: dict[str, dict[str, object]],
     request: pytest.FixtureRequest,
 ) -> None:
     everything = bool(request.config.getoption("--all-environments"))
@@ -67,8 +67,9 @@ def test_an_image_is_built_and_pushed(
     assert outcome.tier == environment.tier, outcome.said
     layout = ground.fetched(outcome.image)
     assert validate.image(layout) == []
-    found = owners(layout, _BASE_LAYERS)
-    assert found == expected[dockerfile]
+    found, wanted = owners(layout, _BASE_LAYERS), expected[dockerfile]
+    wrong = {name for name in {*found, *wanted} if found.get(name) != wanted.get(name)}
+    assert wrong <= GUESSED.get(environment.tier, frozenset())
 
 
 def _check_refusal(outcome: Outcome) -> None:
