@@ -148,7 +148,7 @@ class Started:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                stdin=subprocess.DEVNULL,
+                input="",  # crun gives its standard input, /dev/null too, to the container's user
                 timeout=timeout,
             )
         finally:
@@ -327,7 +327,7 @@ def _try_runtime(command: Sequence[str]) -> str:
             [*words, f"imgbuild-try-{os.getpid()}"],
             capture_output=True,
             text=True,
-            stdin=subprocess.DEVNULL,
+            input="",
         )
         return f"{done.stderr.strip()[-300:]} ({done.returncode})" if done.returncode else ""
 

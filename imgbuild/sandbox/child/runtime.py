@@ -117,6 +117,8 @@ class _Container:
         self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         # What a container that is created inherits; a terminal it gets from the runtime.
         self._streams = fds if spec["interactive"] else [self._null, *fds[1:]]
+        # A runtime gives them to the user of the container, which this machine's device is not for.
+        self._streams = [self._null if _is_null(fd) else fd for fd in self._streams]
         if os.isatty(fds[0]):
             self._streams = [self._null] * 3
 
@@ -291,6 +293,11 @@ def _spawn(argv: list[str], streams: list[int]) -> int:
 
 
 _ended: dict[int, int] = {}
+
+
+def _is_null(fd: int) -> bool:
+    """Tell whether a descriptor is /dev/null, as one opened elsewhere, where it can be changed."""
+    return os.fstat(fd).st_rdev == os.makedev(1, 3)
 
 
 def _wait_for(pid: int) -> int:
