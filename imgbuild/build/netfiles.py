@@ -1,7 +1,8 @@
 """What commands find in /etc/hosts and /etc/resolv.conf."""
 
+import socket
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from imgbuild.build.runrequest import GATEWAY, NO_DNS
 from imgbuild.options import RunOptions
@@ -22,15 +23,15 @@ def hosts(options: RunOptions, hostname: str = HOSTNAME) -> str:
 def resolver(text: str, options: RunOptions, helper: str | None = None) -> str | None:
     """Return /etc/resolv.conf made of this machine's `text`; None to leave the image's.
 
-    In a network of its own, a command cannot reach name servers on this machine's loopback:
-    `helper` is then the address where they are reached.
+    In a network of its own, a command cannot reach name servers on this machine itself: `helper`
+    is then the address where they are reached.
     """
     if options.dns == NO_DNS:
         return None
     if not (options.dns or options.dns_search or options.dns_options):
         return text if helper is None else _rewritten(text, helper)
     servers = list(options.dns) or _values(text, "nameserver")
-    if helper is not None and any(map(_is_loopback, servers)):
+    if helper is not None and any(map(_is_here, servers)):
         servers = [helper]
     search = options.dns_search or _values(text, "search")[:]
     lines = [f"nameserver {server}" for server in servers]
@@ -43,7 +44,7 @@ def resolver(text: str, options: RunOptions, helper: str | None = None) -> str |
 
 def _rewritten(text: str, helper: str) -> str:
     servers = _values(text, "nameserver")
-    if servers and not any(map(_is_loopback, servers)):
+    if servers and not any(map(_is_here, servers)):
         return text
     # Without a name server, resolvers ask loopback, where nobody is.
     others = [line for line in text.splitlines() if line.split()[:1] != ["nameserver"]]
@@ -58,8 +59,20 @@ def _values(text: str, key: str) -> list[str]:
     return found[-1] if found else []
 
 
-def _is_loopback(server: str) -> bool:
+def _is_here(server: str) -> bool:
+    """Whether an address is one of this machine's, on its loopback or not."""
     try:
-        return ip_address(server.partition("%")[0]).is_loopback
+        address = ip_address(server.partition("%")[0])
     except ValueError:
         return False
+    return address.is_loopback or _can_bind(address)
+
+
+def _can_bind(address: IPv4Address | IPv6Address) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind((str(address), 0))
+        except OSError:
+            return False
+    return True

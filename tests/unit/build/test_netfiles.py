@@ -1,5 +1,8 @@
+from typing import Self
+
 import pytest
 
+from imgbuild.build import netfiles
 from imgbuild.build.netfiles import hosts, resolver
 from imgbuild.options import RunOptions
 
@@ -39,3 +42,27 @@ def test_resolvers_are_reached_from_where_the_command_is(
     text: str, options: RunOptions, helper: str | None, expected: str | None
 ) -> None:
     assert resolver(text, options, helper) == expected
+
+
+def test_no_address_of_this_machine_is_reached_from_a_network_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Socket:
+        """A socket on a machine that has the address 192.0.2.53."""
+
+        def __init__(self, *_: object) -> None: ...
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def bind(self, address: tuple[str, int]) -> None:
+            if address[0] != "192.0.2.53":
+                raise OSError
+
+    monkeypatch.setattr(netfiles.socket, "socket", Socket)  # type: ignore[attr-defined]
+    made = resolver(HOST, RunOptions(), "10.0.2.3")
+    assert made is not None
+    assert "nameserver 10.0.2.3\n" in made
+    assert "192.0.2" not in made
+    other = "nameserver 192.0.2.54\n"
+    assert resolver(other, RunOptions(), "10.0.2.3") == other
