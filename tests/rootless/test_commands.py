@@ -72,9 +72,10 @@ def test_run_takes_what_docker_takes(store: Path, tmp_path: Path) -> None:
     assert "10.0.0.9\tdb" in found
 
 
-def test_run_without_writing(store: Path) -> None:
+def test_run_without_writing(store: Path, tmp_path: Path) -> None:
     command = "touch /x 2>/dev/null || touch /dev/shm/x && echo held"
-    words = ("--read-only", "-u", "0", "--entrypoint", "sh", "app", "-c", command)
+    volume = ("-v", f"{tmp_path}:/new/volume:ro")
+    words = ("--read-only", *volume, "-u", "0", "--entrypoint", "sh", "app", "-c", command)
     assert run(store, *words) == "held\n"
 
 

@@ -114,6 +114,8 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
         supervisor.serve(ours, pid)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with naming("stub"):
+        if spec["readonly"]:  # for the command, which is gone
+            syscalls.mount_setattr(root_fd, b"", 0, cleared=syscalls.READONLY)
         stubs.remove()
     return status if status >= 0 else 128 - status
 

@@ -152,10 +152,12 @@ def open_tree(path: bytes, *, at: int = AT_FDCWD, recursive: bool = False) -> in
     return call("open_tree", at, path, flags)
 
 
-def mount_setattr(fd: int, path: bytes, attributes: int, *, recursive: bool = False) -> None:
-    """Add attributes to a mount; an empty path means the descriptor's own mount."""
+def mount_setattr(
+    fd: int, path: bytes, attributes: int, *, cleared: int = 0, recursive: bool = False
+) -> None:
+    """Add and clear attributes of a mount; an empty path means the descriptor's own mount."""
     flags = (_AT_RECURSIVE if recursive else 0) | (0 if path else _AT_EMPTY_PATH)
-    data = struct.pack("QQQQ", attributes, 0, 0, 0)
+    data = struct.pack("QQQQ", attributes, cleared, 0, 0)
     call("mount_setattr", fd, path, flags, data, len(data))
 
 
