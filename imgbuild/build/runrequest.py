@@ -178,7 +178,12 @@ def _volume(volume: Any) -> Volume:
             f"volumes has no Volume, but a {type(volume).__name__}",
             hint='give imgbuild.Volume(path, "/target")',
         )
-    if not volume.target.startswith("/") or volume.target.strip("/") in {"", ".", ".."}:
+    if volume.target.startswith("/") and volume.target.strip("/") in {"", ".", ".."}:
+        raise UsageError(
+            "invalid volume specification: destination can't be '/'",
+            hint="write it as SOURCE:/target",
+        )
+    if not volume.target.startswith("/"):
         raise UsageError(
             f"invalid volume specification: {volume.target!r} is no absolute path in the container",
             hint="write it as SOURCE:/target",

@@ -58,7 +58,7 @@ def test_volumes_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"cap_add": ("NET_ADMN",)}, "unknown capability to cap-add"),
         ({"volumes": ("/a:/b",)}, "no Volume"),
         ({"volumes": (Volume(Path("/"), "b"),)}, "no absolute path"),
-        ({"volumes": (Volume(Path("/"), "/"),)}, "no absolute path"),
+        ({"volumes": (Volume(Path("/"), "/"),)}, "can't be '/'"),
         ({"volumes": (Volume(Path("/missing/one"), "/b"),)}, "does not exist"),
     ],
 )
