@@ -168,6 +168,14 @@ def test_nothing_is_left_of_a_build_that_is_killed(tmp_path: Path) -> None:
         assert str(tmp_path) not in mounts.read()
 
 
+def test_a_program_that_makes_no_container_is_told(place: Path) -> None:
+    with Bench(place, runtimes=(_fake(place, "exit 0"),)) as bench:
+        bench.finish()
+        with pytest.raises(SandboxError, match="fake made no container") as caught:
+            bench.run("true")
+    assert caught.value.hint is not None
+
+
 def test_a_runtime_is_for_oci_alone(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM scratch\n")
     done = imgbuild("--runtime=crun", tmp_path, store=tmp_path / "store", check=False)

@@ -136,8 +136,7 @@ class _Container:
         problem = self._create(console)
         if problem:
             return self._explain(problem)
-        with open(f"{_PLACE}/pid") as pid_file:
-            pid = int(pid_file.read())
+        pid = self._first_process()
         if console is not None:
             console.accept()
         problem = self._call("start", _ID)
@@ -161,6 +160,16 @@ class _Container:
             problems.append(f"{os.path.basename(path)}: {problem}")
             self._call("delete", "--force", _ID)
         return "; ".join(problems)
+
+    def _first_process(self) -> int:
+        """Give the number of the process that the runtime made, if it is one and made it."""
+        try:
+            with open(f"{_PLACE}/pid") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            raise Failed(
+                "runtime", f"{self._runtime} made no container: it is no OCI runtime"
+            ) from None
 
     def _call(self, *words: str) -> str:
         """Call the runtime; give what it says when it fails."""
