@@ -1,5 +1,6 @@
 """The straight line: for each step of each stage its key, then the cached layer or a new one."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -307,10 +308,20 @@ class _Engine:
             return
         self._announced = True
         lacks, better = tier.lacks(), "; ".join(tier.reasons)
-        text = f"RUN steps run in {tier.describe()}"
+        text = f"RUN steps run in {tier.describe()}{self._runtimes()}"
         text += f"; {lacks}" if lacks else ""
         text += f". Not possible here: {better}" if better else ""
         self._inputs.events(Notice(text, detail=tier.is_best))
+
+    def _runtimes(self) -> str:
+        """Say what makes the containers, if imgbuild does not."""
+        run = self._inputs.run
+        if run.isolation != "oci":
+            return ""
+        from imgbuild.sandbox.runtimes import find_runtimes
+
+        found = find_runtimes(run.runtime, self._inputs.rootfs.search_path)
+        return f", made by {' or '.join(os.path.basename(path) for path in found)}"
 
     def _run(self, step: RunStep, progress: _Progress, sources: "MountSources | None") -> Layer:
         roots = self._roots()

@@ -183,6 +183,14 @@ def test_a_runtime_is_for_oci_alone(tmp_path: Path) -> None:
     assert b"--isolation=oci" in done.stderr
 
 
+def test_the_choice_tells_the_runtime(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM base\nRUN true\n")
+    words = ["--isolation=oci", f"--runtime={_path('crun')}", "--progress=plain", *_BASE, tmp_path]
+    done = imgbuild(*words, store=tmp_path / "store")
+    assert b"), made by crun\n" in done.stderr
+    imgbuild("reset", "--yes", store=tmp_path / "store")
+
+
 def test_a_runtime_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM base\nRUN true\n")
     words = ["--isolation=oci", "--runtime=/absent/runtime", *_BASE, tmp_path]

@@ -50,32 +50,7 @@ def become(
     are its devices; `channel` leads to a supervisor where there is one.
     """
     syscalls.die_with(parent)
-    with naming("mount"):
-        syscalls.set_propagation(syscalls.MS_PRIVATE)
-        attach_root(root_fd)
-    if spec["network"] == "none":
-        with naming("network"):
-            network.bring_up_loopback()
-    filesystems.set_up(
-        root_fd,
-        own_network=spec["network"] == "none",
-        own_proc=spec["proc"] == "own",
-        sysfs=spec["lent"].get("sysfs"),
-        shm_size=spec["shm_size"],
-        masked=not spec["insecure"],
-    )
-    with naming("device"):
-        devices.attach(nodes, root_fd)
-    for mount in made:
-        mounts.attach(mount, root_fd)
-    with naming("workdir"):
-        # Entered by this descriptor later: a path might lead through /proc/self/fd to this host.
-        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, tuple(spec["first"]))
-    with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
-        syscalls.sethostname(os.fsencode(spec["hostname"]))
-    if spec["readonly"]:
-        with naming("read-only"):
-            syscalls.mount_setattr(root_fd, b"", syscalls.READONLY)
+    cwd = _finish_root(spec, root_fd, made, nodes)
     profile, supervision = compiled_filters(spec)
     take_streams(fds, interactive=spec["interactive"])
     with naming("pivot"):
@@ -96,6 +71,41 @@ def become(
     drop_privileges(spec)
     syscalls.die_with(parent)  # the change of ids disarmed it
     execute(spec["argv"], dict(spec["env"]))
+
+
+def _finish_root(
+    spec: wire.Message, root_fd: int, made: list[mounts.Made], nodes: list[devices.Device]
+) -> int:
+    """Mount in the root all that the command finds there; give its working directory.
+
+    That is entered by this descriptor later: a path might lead through /proc/self/fd to this host.
+    """
+    with naming("mount"):
+        syscalls.set_propagation(syscalls.MS_PRIVATE)
+        attach_root(root_fd)
+    if spec["network"] == "none":
+        with naming("network"):
+            network.bring_up_loopback()
+    filesystems.set_up(
+        root_fd,
+        own_network=spec["network"] == "none",
+        own_proc=spec["proc"] == "own",
+        sysfs=spec["lent"].get("sysfs"),
+        shm_size=spec["shm_size"],
+        masked=not spec["insecure"],
+    )
+    with naming("device"):
+        devices.attach(nodes, root_fd)
+    for mount in made:
+        mounts.attach(mount, root_fd)
+    with naming("workdir"):
+        cwd = inroot.make_dirs(root_fd, os.fsencode(spec["cwd"]), 0o755, tuple(spec["first"]))
+    with contextlib.suppress(OSError):  # podman's filter forbids it, and nothing depends on it
+        syscalls.sethostname(os.fsencode(spec["hostname"]))
+    if spec["readonly"]:
+        with naming("read-only"):
+            syscalls.mount_setattr(root_fd, b"", syscalls.READONLY)
+    return cwd
 
 
 def compiled_filters(spec: wire.Message) -> tuple[bytes, bytes]:
