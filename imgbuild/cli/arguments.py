@@ -91,7 +91,7 @@ def _target_flags() -> list[Callable[[F], F]]:
             type=click.Choice(["default", "host", "none"]),
             default="default",
             show_default=True,
-            help="The network that RUN sees; none holds against RUN --network=host, too.",
+            help="The network that RUN sees; with default and none, RUN --network=host needs --allow.",
         ),
         click.option("--pull", is_flag=True, help="Ask the registry for base images again."),
         click.option(

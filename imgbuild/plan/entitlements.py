@@ -21,11 +21,11 @@ def network_of(run: Run, default: NetworkMode, allow: Collection[str]) -> Networ
         case "none":
             return "none"
         case "host":
-            # A Dockerfile must not take what the caller withheld.
-            if default == "none" and _HOST not in allow:
+            # What listens on this machine's loopback often trusts whoever reaches it.
+            if default != "host" and _HOST not in allow:
                 raise DockerfileError(
-                    "RUN --network=host is not allowed by --network=none",
-                    hint="build without --network=none, or with --allow network.host, when you"
+                    f"{_HOST} is not allowed",
+                    hint=f"build with --allow {_HOST}, or --network=host for all steps, when you"
                     " trust this Dockerfile",
                 )
             return "host"

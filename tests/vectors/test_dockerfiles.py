@@ -85,7 +85,7 @@ def resolve(_name: str, platform: Platform) -> BaseImage:
 
 
 def planned(dockerfile: Dockerfile) -> BuildPlan | ImgbuildError:
-    allow = ("security.insecure", "device")
+    allow = ("network.host", "security.insecure", "device")
     options = PlanOptions(platform=HOST, build_platform=HOST, allow=allow)
     try:
         return make_plan(dockerfile, options, resolve)
