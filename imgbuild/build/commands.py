@@ -52,21 +52,17 @@ class Commands:
         self._events = events
         self._told: set[str] = set()
         self._mapping: IdMapping | None = None
-        self.networks = Networks(search_path, options, session, self._tell)
+        self.networks = Networks(search_path, options, session, self._tell, self._resolver)
         self._search_path = search_path
 
     def files(self, hostname: str = netfiles.HOSTNAME) -> Mapping[str, str]:
         """Return what commands find in /etc, by the names that `Roots` has for it."""
-        try:
-            text = _RESOLVER.read_bytes().decode("utf-8", "surrogateescape")
-        except OSError:
-            text = ""
         made = {
             "hosts": netfiles.hosts(self.options, hostname),
-            "resolv.conf": netfiles.resolver(text, self.options),
+            "resolv.conf": self._resolver(None),
         }
         if (dns := self.networks.dns) is not None:
-            made["resolv.private"] = netfiles.resolver(text, self.options, dns)
+            made["resolv.private"] = self._resolver(dns)
         return {name: content for name, content in made.items() if content is not None}
 
     @contextmanager
@@ -88,6 +84,13 @@ class Commands:
             spec = self._stand_in(spec, group.controllers if group else frozenset())
             lent = {f"mount:{target}": fd for target, fd in mounts.items()}
             yield Command(spec, {**lent, **(group.lend() if group else {})}, group)
+
+    def _resolver(self, helper: str | None) -> str | None:
+        try:
+            text = _RESOLVER.read_bytes().decode("utf-8", "surrogateescape")
+        except OSError:
+            text = ""
+        return netfiles.resolver(text, self.options, helper)
 
     def _runtimes(self) -> tuple[str, ...]:
         if self.options.isolation != "oci":

@@ -231,10 +231,6 @@ def _dir_for_whiteout(name: bytes, at: int) -> None:
         os.close(fd)
 
 
-def _is_whiteout(status: os.stat_result) -> bool:
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
 def _is_symlink(name: bytes, at: int) -> bool:
     try:
         return stat.S_ISLNK(os.lstat(name, dir_fd=at).st_mode)

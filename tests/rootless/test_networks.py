@@ -21,7 +21,7 @@ set -e
 mount -t tmpfs none /mnt
 mknod -m 666 /mnt/tun c 10 200
 mount --bind /mnt/tun /dev/net/tun
-printf 'nameserver 127.0.0.53\\nsearch lan\\n' > /mnt/resolv.conf
+printf "nameserver $1\\nsearch lan\\n" > /mnt/resolv.conf
 chmod 755 /mnt
 mount --bind /mnt/resolv.conf /etc/resolv.conf
 sysctl -qw net.ipv4.ip_unprivileged_port_start=0
@@ -31,6 +31,7 @@ ip link add outside type dummy 2>/dev/null || ip tuntap add outside mode tap
 ip addr add 192.0.2.77/24 dev outside
 ip link set outside up
 ip route add default via 192.0.2.1
+shift
 exec "$@"
 """
 
@@ -45,7 +46,11 @@ def serve(address, kind, text):
     def answer():
         if kind == socket.SOCK_DGRAM:
             while True:
-                asked.append(sock.recvfrom(512)[0].hex())
+                query, client = sock.recvfrom(512)
+                asked.append(query.hex())
+                # The answer: one address, 192.0.2.99, for the name that was asked for.
+                answer = bytes.fromhex("c00c00010001000000050004c0000263")
+                sock.sendto(query[:2] + b"\\x81\\x80" + b"\\0\\1\\0\\1" + bytes(4) + query[12:] + answer, client)
         while True:
             connection = sock.accept()[0]
             connection.sendall(text)
@@ -55,30 +60,35 @@ def serve(address, kind, text):
     threading.Thread(target=answer, daemon=True).start()
     return sock.getsockname()[1]
 
+kind, server, place = sys.argv[1:]
 asked = []
 outside = serve("198.51.100.7", socket.SOCK_STREAM, b"outside")
 inside = serve("127.0.0.1", socket.SOCK_STREAM, b"inside")
-serve("127.0.0.53", socket.SOCK_DGRAM, b"")
-kind, place = sys.argv[1:]
+serve(server, socket.SOCK_DGRAM, b"")
 dns = {"pasta": "169.254.1.1", "slirp4netns": "10.0.2.3"}[kind]
 with Bench(Path(place)) as bench:
     bench.finish()
-    params = {"kind": kind, "program": "/usr/bin/" + kind}
+    params = {"kind": kind, "program": "/usr/bin/" + kind, "dns": server == "127.0.0.53"}
     bench.session.keep_network(bench.session.request("network", params)[1][0])
     def run(command):
         return bench.run(f"exec 2>/dev/null; {command}", network="private")[1]
     loopback = ["127.0.0.1", "10.0.2.2", "10.0.2.3", "192.0.2.1", "192.0.2.77", "169.254.1.1"]
     facts = {
-        "outside": run(f"nc -w 5 198.51.100.7 {outside} </dev/null"),
+        # Again and again: with pasta of 2023, a connection that is closed at once may hang.
+        "outside": run(
+            "until busybox timeout 2 nc 198.51.100.7 %d </dev/null; do echo; done" % outside
+        ).strip(),
         "links": run("ls /sys/class/net").split(),
         "reached": [a for a in loopback if run(f"nc -w 1 {a} {inside} </dev/null")],
     }
-    mounts = (bench.mount(f"nameserver {dns}\\n", "/etc/resolv.conf"),)
-    bench.run("busybox timeout 2 busybox nslookup a.example; true", network="private", mounts=mounts)
+    used = dns if server == "127.0.0.53" else server
+    mounts = (bench.mount(f"nameserver {used}\\n", "/etc/resolv.conf"),)
+    query = "busybox timeout 2 busybox nslookup -type=a a.example; true"
+    facts["answer"] = bench.run(query, network="private", mounts=mounts)[1]
     facts["asked"] = any("a".encode().hex() + "07" + b"example".hex() in text for text in asked)
     # All commands share one network: what one serves, another reaches.
     running, reading = bench.start("nc -l -p 5555 -e echo shared", network="private")
-    facts["shared"] = run("sleep 0.2; nc 127.0.0.1 5555 </dev/null")
+    facts["shared"] = run("until nc 127.0.0.1 5555 </dev/null; do sleep 0.05; done")
     running.wait()
     os.close(reading)
 print(json.dumps(facts))
@@ -96,17 +106,22 @@ def helper(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.mark.parametrize("who", ["self", "subids", "single"])
-def test_the_way_out_leads_out_alone(who: Who, helper: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("who", "server"),
+    [("self", "127.0.0.53"), ("subids", "127.0.0.53"), ("single", "127.0.0.53")]
+    + [("self", "198.51.100.7")],
+)
+def test_the_way_out_leads_out_alone(who: Who, server: str, helper: str, tmp_path: Path) -> None:
     with folder_of(who, tmp_path) as place:
-        command = as_user(who, [interpreter(who), "-c", _SERVE, helper, str(place)])
-        machine = ["unshare", "-mn", "sh", "-c", _MACHINE, "machine", *command]
+        command = as_user(who, [interpreter(who), "-c", _SERVE, helper, server, str(place)])
+        machine = ["unshare", "-mn", "sh", "-c", _MACHINE, "machine", server, *command]
         done = subprocess.run(machine, capture_output=True, text=True, cwd=PROJECT, timeout=100)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["outside"] == "outside"
     assert facts["reached"] == []
-    assert facts["asked"], "a query for the name server on this machine's loopback"
+    assert facts["asked"], "a query for this machine's name server"
+    assert "192.0.2.99" in facts["answer"], "an answer, from the address that was asked"
     assert facts["shared"].strip() == "shared"
     assert "lo" in facts["links"]
     assert len(facts["links"]) == 2
@@ -119,7 +134,7 @@ from tests.support.bench import Bench
 kind, place = sys.argv[1:]
 bench = Bench(Path(place))
 bench.finish()
-params = {"kind": kind, "program": "/usr/bin/" + kind}
+params = {"kind": kind, "program": "/usr/bin/" + kind, "dns": True}
 bench.session.keep_network(bench.session.request("network", params)[1][0])
 print("up", flush=True)
 time.sleep(1000)

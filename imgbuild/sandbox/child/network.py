@@ -49,6 +49,8 @@ def bring_up_loopback() -> None:
 def make(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[int]]:
     """Make a network with a way out by a `program` of some `kind`; give its descriptor.
 
+    `dns` tells whether the program has to answer for this machine's name servers.
+
     This is a verb of the worker: it runs in a process of its own and may change that. Raises
     `Failed` with what the program said.
     """
@@ -58,8 +60,10 @@ def make(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[
         syscalls.mount(b"tmpfs", _PLACE, b"tmpfs", syscalls.MS_NODEV, b"mode=0700,size=1m")
         _make_namespace()
         namespace = os.open(_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
-    start = {"pasta": _start_pasta, "slirp4netns": _start_slirp}[params["kind"]]
-    start(params["program"])
+    if params["kind"] == "pasta":
+        _start_pasta(params["program"], forward_dns=params["dns"])
+    else:
+        _start_slirp(params["program"])
     return {}, [namespace]
 
 
@@ -83,13 +87,18 @@ def _make_namespace() -> None:
         raise Failed("network", "no network namespace could be made")
 
 
-def _start_pasta(program: str) -> None:
-    """Start pasta, which goes on in the background when it is ready."""
+def _start_pasta(program: str, *, forward_dns: bool) -> None:
+    """Start pasta, which goes on in the background when it is ready.
+
+    With forwarding, all that this machine's name server says comes from the address for that:
+    those who asked the server itself would wait in vain. So it is for resolvers on loopback alone.
+    """
     arguments = [
         *("--config-net", "--netns-only", "--quiet", "--runas", "0"),
         # Nothing of this machine's loopback is reached, nor reaches in.
         *("--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"),
-        *("--dns-forward", PASTA_DNS, "--netns", os.fsdecode(_NETWORK)),
+        *(("--dns-forward", PASTA_DNS) if forward_dns else ()),
+        *("--netns", os.fsdecode(_NETWORK)),
     ]
     pid, said = _start(program, arguments)
     if not _ends(pid):

@@ -16,10 +16,10 @@ class FakeSession:
     def __init__(self, problem: str = "", tier: TierName = "A") -> None:
         self.problem = problem
         self.tier = Tier(tier, IdMap("single", ((0, 1, 1),), ((0, 1, 1),), 0, 1))
-        self.asked: list[object] = []
+        self.asked: list[tuple[str, dict[str, object]]] = []
         self.kept: list[int] = []
 
-    def request(self, verb: str, params: object) -> tuple[dict[str, object], list[int]]:
+    def request(self, verb: str, params: dict[str, object]) -> tuple[dict[str, object], list[int]]:
         self.asked.append((verb, params))
         if self.problem:
             raise SandboxError(self.problem)
@@ -39,21 +39,30 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def networks(
-    path: str, session: FakeSession, options: RunOptions | None = None
+    path: str,
+    session: FakeSession,
+    options: RunOptions | None = None,
+    *,
+    loopback: bool = False,
 ) -> tuple[Networks, list[str]]:
     told: list[str] = []
-    made = Networks(path, options or RunOptions(), lambda: session, told.append)  # type: ignore[arg-type,return-value]
+    made = Networks(
+        path,
+        options or RunOptions(),
+        lambda: session,  # type: ignore[arg-type,return-value]
+        told.append,
+        lambda helper: f"nameserver {helper if loopback else '192.0.2.3'}\n",
+    )
     return made, told
 
 
 def test_helpers_are_found_best_first(programs: str, tmp_path: Path) -> None:
     assert find_helpers(programs) == [
-        ("pasta", f"{tmp_path}/pasta"),
         ("slirp4netns", f"{tmp_path}/slirp4netns"),
+        ("pasta", f"{tmp_path}/pasta"),
     ]
-    (tmp_path / "pasta").chmod(0o644)
-    (tmp_path / "pasta").unlink()
-    assert [helper.kind for helper in find_helpers(programs)] == ["slirp4netns"]
+    (tmp_path / "slirp4netns").unlink()
+    assert [helper.kind for helper in find_helpers(programs)] == ["pasta"]
     assert find_helpers("") == []
 
 
@@ -63,13 +72,22 @@ def test_a_network_is_made_once_and_when_needed(programs: str) -> None:
     assert made.choose("host") == "host"
     assert made.choose("none") == "none"
     assert session.asked == []
-    assert made.dns == "169.254.1.1"
+    assert made.dns == "10.0.2.3"
     made.begin()
     assert [made.choose("default"), made.choose("default")] == ["private", "private"]
     made.close()
     assert len(session.asked) == 1
     assert session.kept == [77]
     assert told == []
+
+
+@pytest.mark.parametrize("loopback", [True, False])
+def test_helpers_answer_for_name_servers_on_loopback_alone(programs: str, loopback: bool) -> None:
+    session = FakeSession()
+    made, _ = networks(programs, session, loopback=loopback)
+    assert made.choose("default") == "private"
+    made.close()
+    assert session.asked[0][1]["dns"] == loopback
 
 
 def test_a_helper_that_fails_means_this_machines_network(programs: str) -> None:
