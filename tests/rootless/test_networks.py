@@ -75,7 +75,7 @@ with Bench(Path(place)) as bench:
     loopback = ["127.0.0.1", "10.0.2.2", "10.0.2.3", "192.0.2.1", "192.0.2.77", "169.254.1.1"]
     facts = {
         # Again and again: with pasta of 2023, a connection that is closed at once may hang, before
-        # or after what it brings.
+        # or after what it brings, or bring it twice.
         "outside": run(
             "until busybox timeout 2 nc 198.51.100.7 %d </dev/null; do echo; done" % outside
         ).split(),
@@ -119,7 +119,7 @@ def test_the_way_out_leads_out_alone(who: Who, server: str, helper: str, tmp_pat
         done = subprocess.run(machine, capture_output=True, text=True, cwd=PROJECT, timeout=100)
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
-    assert set(facts["outside"]) == {"outside"}
+    assert {text.replace("outside", "") for text in facts["outside"]} == {""}
     assert facts["reached"] == []
     assert facts["asked"], "a query for this machine's name server"
     assert "192.0.2.99" in facts["answer"], "an answer, from the address that was asked"
