@@ -226,8 +226,11 @@ class _Written(Running):
             [sys.executable, "-c", code], stdout=pipes.out_writer, stderr=pipes.err_writer
         )
 
-    def wait(self, seconds: float | None = None) -> int:  # type: ignore[override]
-        return self._process.wait(seconds)
+    def wait(self, seconds: float | None = None) -> int | None:  # type: ignore[override]
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def kill(self) -> None:
         self._process.kill()
@@ -262,6 +265,27 @@ def test_what_was_written_before_a_timeout_is_kept() -> None:
     with pytest.raises(TimedOut) as caught:
         _followed([(0, b"a hush-hush b hush"), (9, b"")], 1.0)
     assert caught.value.tail == b"a *** b hush"
+
+
+def test_a_timeout_holds_for_who_closes_its_streams(tmp_path: Path) -> None:
+    status, said = built(tmp_path, "RUN exec >&- 2>&-; sleep 9", "--timeout=1", check=False)
+    assert status == 1
+    assert "timed out after 1 s" in said
+
+
+def test_who_else_can_write_does_not_hold_up_the_end() -> None:
+    with Pipes() as pipes:
+        running = _Written(pipes, [(0, b"all")])
+        lent = os.dup(pipes.out_writer)
+        pipes.close_writers()
+        flood = subprocess.Popen(["yes"], stdout=lent)
+        try:
+            status, _ = follow(running, pipes, lambda _, __: None)
+        finally:
+            flood.kill()
+            flood.wait()
+            os.close(lent)
+    assert status == 0
 
 
 @pytest.mark.parametrize(
