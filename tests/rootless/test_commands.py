@@ -288,6 +288,20 @@ def test_who_else_can_write_does_not_hold_up_the_end() -> None:
     assert status == 0
 
 
+def test_volumes_may_be_many(store: Path, tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("not root, whose volumes take a descriptor each")
+
+    def volumes(count: int) -> list[str]:
+        return [f"--volume={tmp_path}:/v{number}:ro" for number in range(count)]
+
+    words = ("--entrypoint", "sh", "app", "-c", "echo /v[0-9]*")
+    assert len(run(store, *volumes(80), *words).split()) == 80
+    done = imgbuild("run", *HOST, *volumes(260), *words, store=store, check=False)
+    assert b"volumes at most" in done.stderr, done.stderr.decode()
+    assert done.returncode == 125
+
+
 @pytest.mark.parametrize(
     "flags",
     [
