@@ -17,7 +17,7 @@ from imgbuild.sandbox.session import Running
 from tests.support.command import environment, imgbuild
 
 pytestmark = pytest.mark.rootless
-BASE = ("--build-context", "base=host://sh,cat,echo,ls,id,sleep,touch,env,head,grep,hostname")
+BASE = ("--build-context", "base=host://sh,cat,echo,ls,id,sleep,touch,env,head,grep,hostname,ln,mv")
 HOST = ("--network=host",)  # what helpers there are is another test's business
 
 
@@ -286,6 +286,21 @@ def test_who_else_can_write_does_not_hold_up_the_end() -> None:
             flood.wait()
             os.close(lent)
     assert status == 0
+
+
+def test_a_volume_cannot_be_swapped_for_another_directory(tmp_path: Path) -> None:
+    volume, other = tmp_path / "volume", tmp_path / "other"
+    for folder in (volume, volume / "sub", other):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (other / "file").touch()
+    swap = f"RUN mv /v/sub /v/away && ln -s {other} /v/sub"
+    flags = (f"--volume={volume}:/v:rw", f"--volume={volume}/sub:/x:rw")
+    status, said = built(tmp_path, f"{swap}\nRUN ls /x > /x/made", *flags, check=False)
+    assert (volume / "sub").is_symlink()
+    assert os.listdir(other) == ["file"]
+    assert status != 0
+    assert "/x: " in said
 
 
 def test_volumes_may_be_many(store: Path, tmp_path: Path) -> None:

@@ -178,9 +178,9 @@ class _Workbench:
             case "file":
                 return _clone(os.fsencode(mount["source"]), READONLY | _SAFE)
             case "bind":
-                source = os.fsencode(mount["source"])
+                source, path = os.fsencode(mount["source"]), os.fsencode(mount["path"])
                 attributes = _SAFE | (READONLY if mount["readonly"] else 0)
-                return _clone(source, attributes, os.fsencode(mount["path"]))
+                return _clone(source, attributes, path, straight=mount["straight"])
             case "layers":
                 return self._layers(mount)
             case "tmpfs":
@@ -245,9 +245,18 @@ class _Workbench:
             syscalls.umount(_STAND)
 
 
-def _clone(source: bytes, attributes: int, path: bytes = b"") -> int:
+def open_source(source: bytes) -> int:
+    """Open an absolute path that was resolved before; ELOOP when it leads over a symlink by now."""
+    top = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        return inroot.open_straight(top, source.lstrip(b"/"), os.O_PATH)
+    finally:
+        os.close(top)
+
+
+def _clone(source: bytes, attributes: int, path: bytes = b"", *, straight: bool = False) -> int:
     """Give a mount of something on this machine, or of a path that is looked up inside of that."""
-    at = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    at = open_source(source) if straight else os.open(source, os.O_PATH | os.O_CLOEXEC)
     try:
         return _clone_in(at, path, attributes)
     finally:
