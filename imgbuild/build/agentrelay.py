@@ -34,10 +34,11 @@ class AgentRelay:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._stop, selectors.EVENT_READ)
             while True:
-                for key, _ in selector.select():
-                    if key.fileobj == self._stop:
-                        self._end()
-                        return
+                ready = selector.select()
+                if any(key.fileobj == self._stop for key, _ in ready):
+                    self._end()
+                    return
+                for key, _ in ready:
                     if key.fileobj is self._listener:
                         self._accept(selector)
                     elif isinstance(key.fileobj, socket.socket):
@@ -47,6 +48,10 @@ class AgentRelay:
         with suppress(OSError):
             near, _ = self._listener.accept()
             far = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            # An agent that lets nobody in must not hold up the end; who does not read what it asked
+            # for must not hold up the others.
+            for end in (near, far):
+                end.settimeout(10)
             try:
                 far.connect(self._agent)
             except OSError:  # the command sees that the connection is closed
@@ -54,8 +59,6 @@ class AgentRelay:
                 far.close()
                 return
             for one, other in ((near, far), (far, near)):
-                # Who does not read what it asked for must not hold up the others.
-                one.settimeout(10)
                 self._peers[one] = other
                 selector.register(one, selectors.EVENT_READ)
             if len(self._peers) >= 2 * _MOST:

@@ -52,7 +52,7 @@ def _mounted(volume: Volume, ids: IdMap, mapped: Collection[str]) -> BindMount:
     """Give the mount of a volume; raise `SandboxError` where commands could not use it."""
     if ids.shift and volume.target not in mapped:
         _check_others(volume)
-    return BindMount(str(volume.source), volume.target, volume.readonly)
+    return BindMount(str(volume.source), volume.target, volume.readonly, straight=True)
 
 
 def _check_others(volume: Volume) -> None:

@@ -22,10 +22,6 @@ class Masker:
         self._pattern = re.compile(b"|".join(map(re.escape, self._words)))
         self._held = b""
 
-    @property
-    def is_holding(self) -> bool:
-        return bool(self._held)
-
     def feed(self, data: bytes) -> bytes:
         """Take what has come; return what can be shown of all that has."""
         if not self._words:

@@ -1,9 +1,11 @@
 """What a command writes while it runs: passed on as it comes, without secrets, until it ends."""
 
+import math
 import os
 import selectors
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Literal, Self
 
 from imgbuild.build.masking import Masker
@@ -14,8 +16,11 @@ Stream = Literal["stdout", "stderr"]
 # How much of the last output is kept for an error.
 _TAIL = 64 << 10
 _CHUNK = 64 << 10
-# Seconds that the beginning of what may be a secret waits for its rest.
+# Seconds without output after which what may be the beginning of a secret no longer waits for its
+# rest, and after which to ask whether the command has ended.
 _PAUSE = 1.0
+# How many pieces a pipe can hold, each for one read (pipe(7): 1 MiB in pages).
+_PIECES = 256
 
 
 class TimedOut(Exception):
@@ -61,21 +66,21 @@ def follow(
     secrets: Iterable[bytes] = (),
     timeout: float | None = None,
 ) -> tuple[int, bytes]:
-    """Pass output on until both streams end; return the status and the last of the output.
+    """Pass output on until the command ends; return the status and the last of the output.
 
     `timeout` is in seconds. Raises `TimedOut` when it is over: all processes are gone then.
     """
-    follower = _Follower(pipes, show, list(secrets), timeout)
+    follower = _Follower(running, pipes, show, list(secrets), timeout)
     try:
-        in_time = follower.until_end()
-        if not in_time:
+        status = follower.until_end()
+        if status is None:
             running.kill()
-        status = running.wait()
+            running.wait()
         follower.rest()
     except BaseException:
         running.kill()
         raise
-    if not in_time:
+    if status is None:
         raise TimedOut(bytes(follower.tail))
     return status, bytes(follower.tail)
 
@@ -83,11 +88,13 @@ def follow(
 class _Follower:
     def __init__(
         self,
+        running: Running,
         pipes: Pipes,
         show: Callable[[Stream, bytes], object],
         secrets: list[bytes],
         timeout: float | None,
     ) -> None:
+        self._running = running
         self._show = show
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._maskers: dict[Stream, Masker] = {
@@ -97,33 +104,45 @@ class _Follower:
         self._readers: dict[int, Stream] = {pipes.out: "stdout", pipes.err: "stderr"}
         self.tail = bytearray()
 
-    def until_end(self) -> bool:
-        """Pass on until all streams have ended; tell whether that was in time."""
+    def until_end(self) -> int | None:
+        """Pass on until the command has ended; return its status, None when it takes too long.
+
+        The end of its streams is neither needed nor enough: a command can close them and go on, and
+        can lend them to a process that outlives it, over a socket in a shared cache mount.
+        """
         with selectors.DefaultSelector() as selector:
             for fd in self._readers:
                 selector.register(fd, selectors.EVENT_READ)
+            asked = time.monotonic()
             while self._readers:
-                ready = selector.select(self._patience())
+                ready = selector.select(min(_PAUSE, self._left()))
                 for key, _ in ready:
                     if not self._pass(key.fd):
                         selector.unregister(key.fd)
-                if self._deadline is not None and time.monotonic() >= self._deadline:
-                    return False
+                if self._left() == 0:
+                    return None
                 if not ready:
                     self._give_held()
-        return True
+                if time.monotonic() >= asked + _PAUSE:
+                    asked = time.monotonic()
+                    status = self._running.wait(0)
+                    if status is not None:
+                        return status
+        return self._running.wait(None if self._deadline is None else self._left())
 
     def rest(self) -> None:
         """Pass on what was written before the end, which has come."""
         for fd in list(self._readers):
-            while self._pass(fd):
-                pass
+            os.set_blocking(fd, False)
+            with suppress(BlockingIOError):  # somebody else still can write
+                for _ in range(_PIECES):
+                    if not self._pass(fd):
+                        break
+        self._give_held()
 
-    def _patience(self) -> float | None:
-        waits = [_PAUSE] if any(masker.is_holding for masker in self._maskers.values()) else []
-        if self._deadline is not None:
-            waits.append(max(0.0, self._deadline - time.monotonic()))
-        return min(waits, default=None)
+    def _left(self) -> float:
+        """Give the seconds until the command has to end."""
+        return math.inf if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def _pass(self, fd: int) -> bool:
         """Pass on what there is; tell whether there may be more."""

@@ -78,8 +78,8 @@ _MEANINGS = {
     "capabilities": ("the capabilities of the command cannot be set", IN_CONTAINERS),
     "nested": ("this host does not allow a user namespace for each step", _USER_NAMESPACES),
     "isolation": (
-        "--security=insecure cannot be allowed here",
-        f"All capabilities would lead out of the container. {IN_CONTAINERS}",
+        "--security=insecure and SYS_ADMIN or SYS_PTRACE cannot be allowed here",
+        f"These capabilities would lead out of the container. {IN_CONTAINERS}",
     ),
     "tier": (
         "this host cannot give a step what it asks for",

@@ -143,12 +143,17 @@ class Session:
         if not spec.interactive and (os.isatty(stdout) or os.isatty(stderr)):
             raise ValueError("a command that is not interactive must not get a terminal")
         spec.check()
-        number, pending = self._await()
         lent = dict(lent)
         if spec.network == "private":
             if self._network is None:
                 raise SandboxError("this session has no network of its own")
             lent["network"] = self._network
+        if len(lent) + 3 >= wire.MOST_FDS:  # and one more for a spec that is long
+            raise SandboxError(
+                f"a command can have {wire.MOST_FDS - 10} volumes at most",
+                hint="mount a folder above several of them",
+            )
+        number, pending = self._await()
         message = {"id": number, "spec": {**spec.to_json(), "lent": list(lent)}}
         self._send(self._zygote, message, (stdin, stdout, stderr, *lent.values()))
         return Running(self, number, pending)

@@ -62,13 +62,15 @@ class FileMount:
 class BindMount:
     """A host file or directory shown at `target`; its files have the ids of the session.
 
-    With `path`, what is found there when it is looked up inside `source`.
+    With `path`, what is found there when it is looked up inside `source`. With `straight`, no part
+    of `source` may be a symlink: an earlier command could have put it there.
     """
 
     source: str
     target: str
     readonly: bool = True
     path: str = ""
+    straight: bool = False
     kind: Literal["bind"] = "bind"
 
     def describe(self) -> str:

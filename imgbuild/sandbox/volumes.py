@@ -36,11 +36,16 @@ class IdMapping:
             return None
         # Here and not above: few commands have volumes.
         from imgbuild.sandbox.child import syscalls
+        from imgbuild.sandbox.child.mounts import open_source
 
         try:
             if self._namespace is None:
                 self._namespace = _user_namespace(self._ids.shift, self._ids.count)
-            mount = syscalls.open_tree(os.fsencode(source))
+            found = open_source(os.fsencode(source))
+            try:
+                mount = syscalls.open_tree(b"", at=found)
+            finally:
+                os.close(found)
             kept = syscalls.NOSUID | syscalls.NODEV | (syscalls.READONLY if readonly else 0)
             attributes = struct.pack("QQQQ", kept | _IDMAP, 0, 0, self._namespace)
             try:

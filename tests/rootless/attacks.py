@@ -230,6 +230,11 @@ SHELL |= {name: _ANY.format(attempt=attempt) for name, attempt in ANY.items()}
 INSECURE = {
     "roots of others": SHELL["roots of others"],
     "the root below": "/attacks/rejoin; test $? = 22 && echo held",
+    "what is read-only": """
+        mount -o remount,bind,rw /etc/resolv.conf; echo x >> /etc/resolv.conf || echo held
+    """,
+    "out of memory for others": "mount -o remount,bind,rw /proc; "
+    + SHELL["out of memory for others"],
     "secrets of the caller": "cat /proc/[0-9]*/environ | tr '\\0' '\\n' | grep 'secret of' || echo held",
 }
 # What only holds where /proc shows nothing but the step.
@@ -273,10 +278,16 @@ def main(
         for name, command in INSECURE.items():
             try:
                 quiet = f"exec 2>/dev/null; {command}"
-                found = bench.run(quiet, insecure=True, capabilities=tuple(NAMES))
+                held = tuple(NAMES)
+                found = bench.run(quiet, insecure=True, capabilities=held, mounts=mounts)
             except SandboxError as problem:
                 found = (-1, problem.message)
             results[f"insecure {name}"] = found
+        try:
+            found = bench.run("echo ran", capabilities=("sys_ptrace", "sys_admin"))
+        except SandboxError as problem:
+            found = (-1, problem.message)
+        results["SYS_ADMIN"] = found
         results["status"] = bench.run(["cat", "/proc/self/status"])
         user = {"uid": 1000, "gid": 1000}
         results["status of a user"] = bench.run(["cat", "/proc/self/status"], **user)

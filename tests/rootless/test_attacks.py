@@ -127,13 +127,15 @@ def test_shell(results: Results, name: str) -> None:
 
 def test_all_capabilities_do_not_lead_out(results: Results) -> None:
     tier = json.loads(results["tier"][1])
-    refused = (tier["proc"] == "shared" and not tier["nested"]) or tier["enter"] == "move"
+    refused = not tier["nested"] or tier["enter"] == "move"
     for name in attacks.INSECURE:
         status, output = results[f"insecure {name}"]
         if refused:
             assert "--security=insecure" in output
         else:
             assert (status, output) == (0, "held\n")
+    lacking = tier["enter"] == "move" or (tier["proc"] == "shared" and not tier["nested"])
+    assert ("cannot be allowed" in results["SYS_ADMIN"][1]) == lacking
 
 
 def _field(status: str, name: str) -> str:

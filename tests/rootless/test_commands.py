@@ -17,7 +17,7 @@ from imgbuild.sandbox.session import Running
 from tests.support.command import environment, imgbuild
 
 pytestmark = pytest.mark.rootless
-BASE = ("--build-context", "base=host://sh,cat,echo,ls,id,sleep,touch,env,head,grep,hostname")
+BASE = ("--build-context", "base=host://sh,cat,echo,ls,id,sleep,touch,env,head,grep,hostname,ln,mv")
 HOST = ("--network=host",)  # what helpers there are is another test's business
 
 
@@ -227,8 +227,11 @@ class _Written(Running):
             [sys.executable, "-c", code], stdout=pipes.out_writer, stderr=pipes.err_writer
         )
 
-    def wait(self, seconds: float | None = None) -> int:  # type: ignore[override]
-        return self._process.wait(seconds)
+    def wait(self, seconds: float | None = None) -> int | None:  # type: ignore[override]
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
 
     def kill(self) -> None:
         self._process.kill()
@@ -263,6 +266,56 @@ def test_what_was_written_before_a_timeout_is_kept() -> None:
     with pytest.raises(TimedOut) as caught:
         _followed([(0, b"a hush-hush b hush"), (9, b"")], 1.0)
     assert caught.value.tail == b"a *** b hush"
+
+
+def test_a_timeout_holds_for_who_closes_its_streams(tmp_path: Path) -> None:
+    status, said = built(tmp_path, "RUN exec >&- 2>&-; sleep 9", "--timeout=1", check=False)
+    assert status == 1
+    assert "timed out after 1 s" in said
+
+
+def test_who_else_can_write_does_not_hold_up_the_end() -> None:
+    with Pipes() as pipes:
+        running = _Written(pipes, [(0, b"all")])
+        lent = os.dup(pipes.out_writer)
+        pipes.close_writers()
+        flood = subprocess.Popen(["yes"], stdout=lent)
+        try:
+            status, _ = follow(running, pipes, lambda _, __: None)
+        finally:
+            flood.kill()
+            flood.wait()
+            os.close(lent)
+    assert status == 0
+
+
+def test_a_volume_cannot_be_swapped_for_another_directory(tmp_path: Path) -> None:
+    volume, other = tmp_path / "volume", tmp_path / "other"
+    for folder in (volume, volume / "sub", other):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (other / "file").touch()
+    swap = f"RUN mv /v/sub /v/away && ln -s {other} /v/sub"
+    flags = (f"--volume={volume}:/v:rw", f"--volume={volume}/sub:/x:rw")
+    status, said = built(tmp_path, f"{swap}\nRUN ls /x > /x/made", *flags, check=False)
+    assert (volume / "sub").is_symlink()
+    assert os.listdir(other) == ["file"]
+    assert status != 0
+    assert "/x: " in said
+
+
+def test_volumes_may_be_many(store: Path, tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("not root, whose volumes take a descriptor each")
+
+    def volumes(count: int) -> list[str]:
+        return [f"--volume={tmp_path}:/v{number}:ro" for number in range(count)]
+
+    words = ("--entrypoint", "sh", "app", "-c", "echo /v[0-9]*")
+    assert len(run(store, *volumes(80), *words).split()) == 80
+    done = imgbuild("run", *HOST, *volumes(260), *words, store=store, check=False)
+    assert b"volumes at most" in done.stderr, done.stderr.decode()
+    assert done.returncode == 125
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Each is a mount that is attached nowhere yet, so that no link in an image can pu
 
 import base64
 import os
+import socket
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from imgbuild.sandbox.child.syscalls import NODEV, NOEXEC, NOSUID, READONLY
 _SAFE = NOSUID | NODEV
 # Where something is attached for a moment; every machine has it.
 _STAND = b"/proc"
+# Where mounts are attached for a user namespace to lock them; every machine has it.
+_SHELF = b"/tmp"
 
 
 class Made(NamedTuple):
@@ -58,6 +61,61 @@ def stubs_for(made: Iterable[Made]) -> Iterator[tuple[bytes, bool]]:
         if not any(mount.target.startswith(path + b"/") for path in above):
             yield mount.target, mount.directory
         above.append(mount.target)
+
+
+def locked(made: Sequence[Made]) -> list[Made]:
+    """Give mounts in place of others, whose flags nobody can take away; enters a mount namespace.
+
+    A command with CAP_SYS_ADMIN could otherwise make writable what it has to read only. Flags are
+    locked for good when a new user namespace inherits mounts (mount_namespaces(7)), so a child has
+    one for a moment. Raises `Failed` where there can be none.
+    """
+    _shelve(made)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if not pid:
+        try:
+            ours.close()
+            _send_locked(theirs, len(made))
+        finally:
+            os._exit(0)
+    theirs.close()
+    received = [wire.receive(ours) for _ in made]
+    ours.close()
+    os.waitpid(pid, 0)
+    fds = [fd for answer in received if answer is not None for fd in answer[1]]
+    if len(fds) < len(made):
+        raise Failed("isolation", "it could write to what is mounted read-only")
+    return [mount._replace(fd=fd) for mount, fd in zip(made, fds, strict=True)]
+
+
+def _shelve(made: Iterable[Made]) -> None:
+    """Attach mounts in a mount namespace of this process."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.set_propagation(syscalls.MS_PRIVATE)
+    memory = make_filesystem(b"tmpfs", _SAFE | NOEXEC, mode=b"0711")
+    shelf = os.open(_SHELF, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.move_mount(memory, shelf)
+    os.close(shelf)
+    for number, mount in enumerate(made):
+        name = b"%d" % number
+        if mount.directory:
+            os.mkdir(name, 0o700, dir_fd=memory)
+        else:
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=memory))
+        target = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=memory)
+        syscalls.move_mount(mount.fd, target)
+        os.close(target)
+        os.close(mount.fd)
+    os.close(memory)
+
+
+def _send_locked(sock: socket.socket, count: int) -> None:
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    for number in range(count):
+        mount = syscalls.open_tree(b"%s/%d" % (_SHELF, number))
+        wire.send(sock, {}, [mount])
+        os.close(mount)
 
 
 def attach(mount: Made, root_fd: int) -> None:
@@ -120,9 +178,9 @@ class _Workbench:
             case "file":
                 return _clone(os.fsencode(mount["source"]), READONLY | _SAFE)
             case "bind":
-                source = os.fsencode(mount["source"])
+                source, path = os.fsencode(mount["source"]), os.fsencode(mount["path"])
                 attributes = _SAFE | (READONLY if mount["readonly"] else 0)
-                return _clone(source, attributes, os.fsencode(mount["path"]))
+                return _clone(source, attributes, path, straight=mount["straight"])
             case "layers":
                 return self._layers(mount)
             case "tmpfs":
@@ -187,9 +245,18 @@ class _Workbench:
             syscalls.umount(_STAND)
 
 
-def _clone(source: bytes, attributes: int, path: bytes = b"") -> int:
+def open_source(source: bytes) -> int:
+    """Open an absolute path that was resolved before; ELOOP when it leads over a symlink by now."""
+    top = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    try:
+        return inroot.open_straight(top, source.lstrip(b"/"), os.O_PATH)
+    finally:
+        os.close(top)
+
+
+def _clone(source: bytes, attributes: int, path: bytes = b"", *, straight: bool = False) -> int:
     """Give a mount of something on this machine, or of a path that is looked up inside of that."""
-    at = os.open(source, os.O_PATH | os.O_CLOEXEC)
+    at = open_source(source) if straight else os.open(source, os.O_PATH | os.O_CLOEXEC)
     try:
         return _clone_in(at, path, attributes)
     finally:

@@ -80,6 +80,9 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     with naming("overlay"):
         root_fd = overlay.mount_root(spec["root"])
     made = mounts.make(spec["mounts"], spec["shift"], spec["count"], lent)
+    if "sys_admin" in bundle.held_capabilities(spec):
+        with naming("mount"):
+            made = mounts.locked(made)
     made += [Made(fd, path, directory=False) for fd, path in devices.clone(spec["devices"])]
     with naming("network"):
         network.join(lent)

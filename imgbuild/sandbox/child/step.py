@@ -77,8 +77,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     syscalls.die_with_parent(zygote)
     if "trial" in spec:
         return _try_out(zygote, control, spec)
-    if spec["insecure"]:
-        _refuse_insecure(spec)
+    _refuse_ways_out(spec)
     lent: dict[str, int] = spec["lent"]
     with naming("cgroup"):
         cgroups.join(lent)
@@ -92,6 +91,9 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     supervisor, ours, theirs = _supervisor(spec)
     with naming("network"):
         network.join(lent)
+    if "sys_admin" in spec["capabilities"]:
+        with naming("mount"):
+            made = _lock(spec, made)
     _enter_namespaces(zygote, control, spec, own_network=spec["network"] == "none")
     stubs = Stubs(root_fd)
     with naming("stub"):
@@ -120,14 +122,28 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     return status if status >= 0 else 128 - status
 
 
-def _refuse_insecure(spec: wire.Message) -> None:
-    """Raise `Failed` where all capabilities would lead out of the step."""
+def _refuse_ways_out(spec: wire.Message) -> None:
+    """Raise `Failed` where capabilities would lead out of the step."""
+    held = {"sys_admin", "sys_ptrace"} & set(spec["capabilities"])
+    if not held:
+        return
     if spec["proc"] == "shared" and not spec["nested"]:
         raise Failed("isolation", "steps share /proc and a user namespace with the build")
-    if spec["enter"] == "move":  # unmounted, the new root leaves the old one for setns(2) to find
+    if spec["enter"] == "move" and "sys_admin" in held:
+        # Not unmounted, the old root is there for setns(2) to find.
         raise Failed(
             "isolation", "pivot_root is refused, so that the host's root is below the step's"
         )
+
+
+def _lock(spec: wire.Message, made: list[mounts.Made]) -> list[mounts.Made]:
+    """Keep a command that can mount from writing to what is read-only."""
+    made = mounts.locked(made)
+    if spec["proc"] == "shared":
+        proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
+        syscalls.mount_setattr(proc, b"", syscalls.READONLY, recursive=True)
+        os.close(proc)
+    return made
 
 
 def _try_out(zygote: int, control: socket.socket, spec: wire.Message) -> int:

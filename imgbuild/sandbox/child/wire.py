@@ -13,7 +13,7 @@ from typing import Any
 
 Message = dict[str, Any]
 
-_MOST_FDS = 64
+MOST_FDS = 253  # SCM_MAX_FD, linux/include/net/scm.h
 _LONGEST = 60_000  # bytes; well below the default socket buffer
 _IN_FILE = b"@"
 
@@ -53,7 +53,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
 
 
 def _send(sock: socket.socket, data: bytes, fds: Sequence[int]) -> None:
-    if len(fds) > _MOST_FDS:
+    if len(fds) > MOST_FDS:
         raise ValueError("too many descriptors for one message")
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))
     sock.sendmsg([data], [rights] if fds else [], socket.MSG_NOSIGNAL)
@@ -61,7 +61,7 @@ def _send(sock: socket.socket, data: bytes, fds: Sequence[int]) -> None:
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     fds = array.array("i")
-    space = socket.CMSG_LEN(_MOST_FDS * fds.itemsize)
+    space = socket.CMSG_LEN(MOST_FDS * fds.itemsize)
     data, rights, _, _ = sock.recvmsg(_LONGEST + 1, space, socket.MSG_CMSG_CLOEXEC)
     for _, _, part in rights:
         fds.frombytes(part[: len(part) - len(part) % fds.itemsize])

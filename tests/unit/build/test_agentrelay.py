@@ -89,3 +89,18 @@ def test_who_has_said_all_still_gets_the_answer(agent: Path, tmp_path: Path) -> 
         assert received(end, 100) == b"question"
     with socket.socket(socket.AF_UNIX) as late, pytest.raises(ConnectionRefusedError):
         late.connect(str(tmp_path / "inside"))
+
+
+def test_an_agent_that_lets_nobody_in_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(tmp_path / "agent"))
+        busy.listen(0)
+        relay = AgentRelay(listening(tmp_path / "inside"), tmp_path / "agent")
+        ends = [connect(tmp_path / "inside") for _ in range(4)]
+        assert ends[-1].recv(1) == b""
+        closing_it = threading.Thread(target=relay.close, daemon=True)
+        closing_it.start()
+        closing_it.join(20)
+        assert not closing_it.is_alive()
+        for end in ends:
+            end.close()

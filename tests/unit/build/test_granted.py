@@ -56,9 +56,11 @@ def test_volumes_have_to_be_of_use(tmp_path: Path) -> None:
         options = RunOptions(volumes=(Volume(tmp_path, "/v", readonly),))
         return with_options(SPEC, options, ids, mapped=(mapped,)).mounts
 
-    expected = (BindMount(str(tmp_path), "/v", readonly=True),)
+    expected = (BindMount(str(tmp_path), "/v", readonly=True, straight=True),)
     assert mounted(0o755, readonly=True) == expected
-    assert mounted(0o777, readonly=False) == (BindMount(str(tmp_path), "/v", readonly=False),)
+    assert mounted(0o777, readonly=False) == (
+        BindMount(str(tmp_path), "/v", readonly=False, straight=True),
+    )
     with pytest.raises(SandboxError, match="could not read the volume") as caught:
         mounted(0o750, readonly=True)
     assert "chmod -R o" in str(caught.value.hint)

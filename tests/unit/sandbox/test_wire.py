@@ -54,7 +54,7 @@ def test_end_of_the_other_side(pair: tuple[socket.socket, socket.socket]) -> Non
 
 def test_too_many_descriptors(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(ValueError):
-        wire.send(pair[0], {}, [0] * 65)
+        wire.send(pair[0], {}, [0] * 254)
 
 
 @settings(deadline=None)
