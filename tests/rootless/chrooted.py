@@ -29,6 +29,7 @@ SHARED = (
     "commands_run_side_by_side",
     "a_killed_command_takes_its_children_along",
     "what_a_command_leaves_running_ends_with_it",
+    "the_worker_is_root_of_its_ids_alone",
     "descriptors_come_back",
     "requests_run_side_by_side",
 )
