@@ -184,6 +184,7 @@ def scanned(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
             Ownership(**params["ownership"]),
             clamp=params["clamp"],
             settle=params["settle"],
+            maker=tuple(params["maker"]),
         )
         walk.run_changes(root, found, Known(known).look)
         writer.finish()

@@ -18,6 +18,10 @@ WORKDIR /app
 RUN cat f > g && mkdir -m 700 d && rm f && ln g h && ln -s g l
 RUN ls > listing; mkdir -p x/y; touch x/y/a x/b; mkfifo p
 COPY f /app/d/
+RUN mkdir -m 777 /app/u && touch /app/u/old
+USER 12:34
+RUN cd /app/u && touch f && mkdir d && ln -s f l && mkfifo p
+USER 0
 RUN rm -r x/y; mv x z; chmod 644 /app/g; chmod -R u+r /app; test -f d/f
 FROM first AS second
 RUN rm -rf /app/d && mkdir /app/d && echo 2 > /app/d/n
