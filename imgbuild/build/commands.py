@@ -61,6 +61,8 @@ class Commands:
             text = _RESOLVER.read_bytes().decode("utf-8", "surrogateescape")
         except OSError:
             text = ""
+        if self._session().tier.name == "D":  # where the name of this machine is that of commands
+            hostname = " ".join(dict.fromkeys([hostname, *os.uname().nodename.split()]))
         made = {
             "hosts": netfiles.hosts(self.options, hostname),
             "resolv.conf": netfiles.resolver(text, self.options),
