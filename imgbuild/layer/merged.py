@@ -57,8 +57,10 @@ class MergedTree(Tree):
         super().make_dir(path, status)
 
     def discard(self, path: ImagePath) -> None:
+        may_hold = path in self._kept or self._has_dir(path)
         super().discard(path)
-        self._forget(path)
+        if may_hold:  # files, which are many, hold nothing
+            self._forget(path)
 
     def hide(self, path: ImagePath) -> None:
         at, name = self.parent(path)
@@ -76,7 +78,7 @@ class MergedTree(Tree):
 
     def finish(self, note: Callable[[str], object]) -> None:
         super().finish(note)
-        for path, times in self._kept.items():
+        for path, times in list(self._kept.items()):
             if path not in self._pending:
                 with suppress(FileNotFoundError, NotADirectoryError):
                     os.utime(self._open(path, None), ns=times)
@@ -155,13 +157,12 @@ class MergedTree(Tree):
             self._forget(path)
 
     def _forget(self, path: ImagePath) -> None:
-        if path in self._kept:
-            below = path + b"/"
-            self._kept = {
-                key: times
-                for key, times in self._kept.items()
-                if key != path and not key.startswith(below)
-            }
+        below = path + b"/"
+        self._kept = {
+            key: times
+            for key, times in self._kept.items()
+            if key != path and not key.startswith(below)
+        }
 
 
 def _times(status: os.stat_result) -> _Times:

@@ -52,12 +52,13 @@ def launch(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours_zygote, theirs_zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     said = os.memfd_create("imgbuild-stderr", os.MFD_CLOEXEC)
+    settings = _settings(candidate, entry, writable, steps)
     try:
         process = _start(theirs, theirs_zygote, said, candidate, writable)
         theirs.close()
         theirs_zygote.close()
         try:
-            found = _begin(ours, ours_zygote, process.pid, candidate, entry, steps)
+            found = _begin(ours, ours_zygote, process.pid, candidate, settings)
         except BaseException as problem:
             ours.close()
             ours_zygote.close()
@@ -86,7 +87,7 @@ def _start(
     fds = (zygote.fileno(), worker.fileno())
     package = str(Path(imgbuild.__file__).resolve().parent)
     arguments = [package, *map(str, fds), candidate.name, _mapped(candidate)]
-    arguments += [os.path.realpath(path) for path in writable]
+    arguments += map(os.path.realpath, writable)
     return subprocess.Popen(
         [sys.executable, "-SI", "-X", "utf8", "-c", _CODE, *arguments],
         stdin=subprocess.DEVNULL,
@@ -106,27 +107,33 @@ def _mapped(candidate: Candidate) -> str:
     return "here" if candidate.idmap.kind == "single" else "session"
 
 
-def _begin(
-    worker: socket.socket,
-    zygote: socket.socket,
-    pid: int,
-    candidate: Candidate,
-    entry: str,
-    steps: Path | None,
-) -> dict[str, Any]:
-    """Lead the new processes to where they are ready to serve; give what they found out.
-
-    EOFError when one dies before.
-    """
-    idmap, mapped = candidate.idmap, _mapped(candidate)
-    settings: wire.Message = {
+def _settings(
+    candidate: Candidate, entry: str, writable: Sequence[Path], steps: Path | None
+) -> wire.Message:
+    idmap = candidate.idmap
+    return {
         "entry": entry,
         "tier": candidate.name,
         "shift": idmap.shift,
         "count": idmap.count,
         "nested": candidate.nested,
         "steps": None if steps is None else os.path.realpath(steps),
+        "writable": list(map(os.path.realpath, writable)),
     }
+
+
+def _begin(
+    worker: socket.socket,
+    zygote: socket.socket,
+    pid: int,
+    candidate: Candidate,
+    settings: wire.Message,
+) -> dict[str, Any]:
+    """Lead the new processes to where they are ready to serve; give what they found out.
+
+    EOFError when one dies before.
+    """
+    idmap, mapped = candidate.idmap, _mapped(candidate)
     if mapped != "here" and candidate.name != "D":
         _answer(worker, "map")
         if mapped == "session":

@@ -160,7 +160,7 @@ class Roots:
             if self._running is None:
                 self._scratch = self._scratch or self._make_scratch()
                 self._running = self._start(self._scratch)
-                self._sweep()
+                self._sweep(self._running)
             return self._running
 
     @cached_property
@@ -305,9 +305,11 @@ class Roots:
         if stale is not None:
             self._later("remove", {"paths": [str(stale)]})
 
-    def _sweep(self) -> None:
+    def _sweep(self, session: Session) -> None:
         """Remove what builds left that were killed."""
         if abandoned := [str(path) for path in self._abandoned() if not _is_removed(path)]:
+            # At once: steps of this build may need what was lent to those.
+            session.request("give back", {"paths": abandoned})
             self._later("remove", {"paths": abandoned})
         for path, lock in self._trees.leftovers():
             self._later("remove", {"paths": [str(path)]}, *lock)

@@ -24,8 +24,8 @@ Kind = Literal["new", "changed", "touched", "gone"]
 _KINDS: tuple[Kind, ...] = ("new", "changed", "touched", "gone")
 
 _RECORD = struct.Struct("<QQqqqIIII")
-_LENGTH = struct.Struct("<H")
-_HEAD = struct.Struct("<B?HQ")
+_LENGTH = struct.Struct("<I")
+_HEAD = struct.Struct("<B?IQ")
 _COARSE = 5  # CLOCK_REALTIME_COARSE, which files get their times from
 
 

@@ -9,7 +9,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
@@ -19,7 +19,7 @@ from imgbuild.layer.extract import extract
 from imgbuild.layer.index import encode_entry
 from imgbuild.layer.owners import Ownership
 from imgbuild.layer.tarwrite import TarWriter
-from imgbuild.sandbox.child import network, overlay
+from imgbuild.sandbox.child import lent, network, overlay
 from imgbuild.sandbox.child.serve import Handler, serve
 from imgbuild.snapshot import scan
 from imgbuild.snapshot.attribution import APT_FOLDER, APT_NAME, APT_TEXT
@@ -184,6 +184,7 @@ def scanned(params: dict[str, Any], fds: list[int]) -> dict[str, Any]:
             Ownership(**params["ownership"]),
             clamp=params["clamp"],
             settle=params["settle"],
+            maker=tuple(params["maker"]),
         )
         walk.run_changes(root, found, Known(known).look)
         writer.finish()
@@ -242,9 +243,21 @@ def move(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
 
 
 def remove(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
-    """Remove trees."""
+    """Remove trees; what was lent to a root among them is given back first."""
+    give_back(params, _fds)
     for path in params["paths"]:
         remove_tree(os.fsencode(path))
+    return {}
+
+
+def give_back(params: dict[str, Any], _fds: list[int]) -> dict[str, Any]:
+    """Give back what was lent to roots, which are given, or are in directories that are."""
+    for path in map(os.fsencode, params["paths"]):
+        lent.give_back(path)
+        with suppress(OSError):
+            for name in os.listdir(path):
+                if name.endswith(b".aside"):
+                    lent.give_back(os.path.join(path, name.removesuffix(b".aside")))
     return {}
 
 
@@ -298,6 +311,7 @@ VERBS: dict[str, Handler] = {
     "gather": gather_layers,
     "move": move,
     "remove": remove,
+    "give back": give_back,
     "empty": empty,
     "renew": renew,
     "network": network.make,

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ SHARED = (
     "commands_run_side_by_side",
     "a_killed_command_takes_its_children_along",
     "what_a_command_leaves_running_ends_with_it",
+    "the_worker_is_root_of_its_ids_alone",
     "descriptors_come_back",
     "requests_run_side_by_side",
 )
@@ -155,6 +157,65 @@ def what_may_be_written_stays(bench: Bare) -> None:
     bench.run("rm -r /var/cache/x; ln -s /etc /var/cache/x", mounts=mounts)
     same(os.listdir(cache), [])
     assert not cache.is_symlink()
+
+
+@scenario
+def what_was_put_in_place_is_found_wherever_it_was_moved(bench: Bare) -> None:
+    root = bench.step()
+    bench.run("mkdir /data; touch -d @5 /data", root=root)
+    outer = bench.layer("outer", lambda path: (path / "old").write_text("1"))
+    inner = bench.layer("inner", lambda path: (path / "old").write_text("2"))
+    value = base64.b64encode(b"hidden").decode()
+    mounts = (
+        BindMount(str(outer), "/c", readonly=False),
+        BindMount(str(inner), "/c/inner", readonly=False),
+        SecretMount("/c/s", value, 0o440),
+        SecretMount("/run/a", value, 0o440),
+        bench.mount("new\n", "/etc/hosts"),
+    )
+    script = (
+        "ln /run/a /linked; mv /run/a /moved; mv /c/s /data/s; mv /c/inner /data; mv /c /d;"
+        "touch /d/new /data/inner/new; mv /etc/hosts /etc/was; ln -s /etc /c"
+    )
+    same(bench.run(script, mounts=mounts, root=root), (0, ""))
+    same(sorted(os.listdir(outer)), ["new", "old"])
+    same(sorted(os.listdir(inner)), ["new", "old"])
+    found = bench.run("ls /data /etc; ls -d /c /d /moved /run 2>/dev/null; cat /linked", root=root)
+    same(found[1], "/data:\n\n/etc:\ngroup\npasswd\n")
+    bench.session.request("python", {"code": _SEARCH.format(str(bench.place))})
+
+
+@scenario
+def what_was_lent_comes_back_after_a_crash(bench: Bare) -> None:
+    cache = bench.layer("lent", lambda path: (path / "old").write_text("1"))
+    mounts = (BindMount(str(cache), "/c", readonly=False),)
+    root = bench.step()
+    running, reading = bench.start("mv /c /d; touch /d/new; echo up; sleep 1000", root=root, mounts=mounts)  # fmt: skip
+    same(os.read(reading, 3), b"up\n")
+    same(os.listdir(cache), [])
+    os.kill(_waiting_process(bench), signal.SIGKILL)
+    same(running.wait(), 137)
+    os.close(reading)
+    same(os.listdir(cache), [])
+    bench.session.request("python", {"code": _GIVE_BACK.format(root.path)})
+    same(sorted(os.listdir(cache)), ["new", "old"])
+    bench.session.request("python", {"code": _GIVE_BACK.format(root.path)})
+    same(sorted(os.listdir(cache)), ["new", "old"])
+
+
+def _waiting_process(bench: Bare) -> int:
+    """Find the process that waits for a command: below the worker and the zygote."""
+    pid = os.getpid()
+    for _ in range(3 if bench.session.tier.name == "D" else 4):
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+    return pid
+
+
+_GIVE_BACK = """
+import os
+from imgbuild.sandbox.child import lent
+lent.give_back(os.fsencode({0!r}))
+"""
 
 
 @scenario

@@ -294,6 +294,19 @@ def guesses_do_not_take_owners_away(place: Path) -> int:
 
 
 @scenario
+def backups_keep_owners_in_another_root(place: Path) -> int:
+    (place / "etc").mkdir()
+
+    def command() -> None:
+        Path("/etc/group").touch()
+        os.chown("/etc/group", 0, 42)
+        os.fchown(os.open("/etc/group-", os.O_CREAT | os.O_WRONLY), 0, 0)
+        same(owner("/etc/group-"), "0:42")
+
+    return supervised(command, root=place)
+
+
+@scenario
 def device_nodes_are_recorded(place: Path) -> int:
     def command() -> None:
         os.umask(0o027)

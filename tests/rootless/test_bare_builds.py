@@ -18,6 +18,11 @@ WORKDIR /app
 RUN cat f > g && mkdir -m 700 d && rm f && ln g h && ln -s g l
 RUN ls > listing; mkdir -p x/y; touch x/y/a x/b; mkfifo p
 COPY f /app/d/
+RUN mkdir -m 777 /app/u && touch /app/u/old
+USER 12:34
+RUN cd /app/u && touch f && mkdir d && ln -s f l && mkfifo p
+USER 0
+RUN read -r name < /proc/sys/kernel/hostname && grep -q "$name" /etc/hosts
 RUN rm -r x/y; mv x z; chmod 644 /app/g; chmod -R u+r /app; test -f d/f
 FROM first AS second
 RUN rm -rf /app/d && mkdir /app/d && echo 2 > /app/d/n
@@ -46,7 +51,7 @@ for isolation in sys.argv[3:]:
         place / "context",
         store=place / isolation,
         source_date_epoch=1_000_000_000,
-        build_contexts={"base": "host://sh,ls,cat,mkdir,rm,mv,ln,chmod,touch,test,mkfifo"},
+        build_contexts={"base": "host://sh,ls,cat,mkdir,rm,mv,ln,chmod,touch,test,mkfifo,grep"},
         search_path=SEARCH_PATH,
         run=RunOptions(isolation=isolation),
     )

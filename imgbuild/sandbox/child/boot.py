@@ -7,7 +7,7 @@ import socket
 import sys
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import overlay, serve, syscalls, wire
+from imgbuild.sandbox.child import landlock, overlay, serve, syscalls, wire
 from imgbuild.sandbox.child.failure import Failed, naming
 
 
@@ -26,7 +26,9 @@ def main() -> None:
         root = "copy" if bare else _settle_steps(settings["steps"], settings["shift"])
         zygote = _fork_zygote(zygote_end, worker_end, settings)
         zygote_end.close()
-        if not bare:
+        if bare:
+            _protect_files(settings["writable"])
+        else:
             _protect_proc()
         entry = importlib.import_module(settings["entry"])
         wire.send(worker_end, {"ready": True, "root": root})
@@ -68,6 +70,13 @@ def _protect_proc() -> None:
     proc = os.open("/proc", os.O_PATH | os.O_CLOEXEC)
     syscalls.mount_setattr(proc, b"", syscalls.READONLY, recursive=True)
     os.close(proc)
+
+
+def _protect_files(writable: list[str]) -> None:
+    """Keep the worker from writing anywhere else, where no mount can be made read-only."""
+    with naming("landlock"):
+        landlock.get_ready()
+        landlock.confine_writing(map(os.fsencode, writable))
 
 
 def _fork_zygote(

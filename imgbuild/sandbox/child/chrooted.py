@@ -39,7 +39,6 @@ from imgbuild.sandbox.child.standins import StandIns
 
 # With these a command could leave its root, or reach what Landlock knows nothing of.
 _TOO_MUCH = frozenset({"sys_chroot", "mknod", "net_raw"})
-_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 _NAMESPACES = (
     syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
@@ -262,10 +261,7 @@ def _change_root(root: int) -> None:
 
 def _confine(root: int) -> None:
     """Limit what files and processes the command can reach."""
-    if "sys_admin" not in capabilities.permitted():
-        # Neither Landlock nor a filter is to be had otherwise. Set-uid programs get no privileges
-        # then.
-        syscalls.prctl(_NO_NEW_PRIVILEGES, 1)
+    landlock.get_ready()
     with naming("seccomp"):
         landlock.confine(root)
 

@@ -149,6 +149,8 @@ class Emulation:
         if flags & os.O_CREAT and flags & os.O_EXCL:
             raise _error(errno.EEXIST)
         flags = flags & 0xFFFFFFFF & ~_MAKING | os.O_CLOEXEC | os.O_NOCTTY
+        if flags & os.O_PATH:  # which cannot be given; what can be read can do as much
+            flags &= os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         process = _Process(call)
         if target.kind in {"listing", "self"} and flags & _ACCESS == os.O_RDONLY:
             fd = self._list(process, target.name)
@@ -193,7 +195,7 @@ class Emulation:
         return b"".join(lines)
 
     def _open_link(self, process: "_Process", name: bytes, flags: int) -> int:
-        if flags & os.O_NOFOLLOW and not flags & os.O_PATH:
+        if flags & os.O_NOFOLLOW:
             raise _error(errno.ELOOP)
         path = process.path(name)
         if name.startswith(b"fd/"):
@@ -201,8 +203,8 @@ class Emulation:
         elif not self._is_inside(path):
             raise _error(errno.EACCES)
         # A FIFO without another end would hold up everybody.
-        fd = os.open(path, flags | (0 if flags & os.O_PATH else os.O_NONBLOCK))
-        if not flags & (os.O_NONBLOCK | os.O_PATH):
+        fd = os.open(path, flags | os.O_NONBLOCK)
+        if not flags & os.O_NONBLOCK:
             os.set_blocking(fd, True)
         return fd
 
@@ -349,7 +351,7 @@ class _Process:
                 raise _error(errno.EACCES)
             return
         wanted = flags & _ACCESS
-        if had & _ACCESS not in {wanted, os.O_RDWR} and not flags & os.O_PATH:
+        if had & _ACCESS not in {wanted, os.O_RDWR}:
             raise _error(errno.EACCES)
 
     def _line(self, name: bytes) -> bytes:

@@ -152,12 +152,12 @@ def _merged(before: recorded.Halves, asked: recorded.Halves, *, guess: bool) -> 
 
 def _of_original(call: Call, fd: int) -> recorded.Halves:
     """Give the owner of the file that a new file is a backup of: useradd and such keep `shadow-`."""
-    path = call.processes.path_of(fd)
-    if not path.endswith(b"-"):
-        return recorded.OPEN
     try:
+        path = call.processes.path_in_root(call.pid, fd)
+        if not path.endswith(b"-"):
+            return recorded.OPEN
         original = call.processes.look_up(call.pid, _CWD, path[:-1], follow=False)
-    except OSError:
+    except OSError:  # no original; or no path at all, as for a pipe
         return recorded.OPEN
     try:
         return _read(_path(original), stat.S_IFMT(os.fstat(original).st_mode))[0]

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from imgbuild import inroot
-from imgbuild.sandbox.child import syscalls, wire
+from imgbuild.sandbox.child import lent, syscalls, wire
 from imgbuild.sandbox.child.failure import Failed
 from imgbuild.sandbox.child.stubs import Stubs
 
@@ -26,17 +26,27 @@ _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 _Times = tuple[int, int]
 
 
-class _Placed(NamedTuple):
-    """Something at its target; `source` is where it has to go back to, if anywhere."""
+class _Source(NamedTuple):
+    """Where something has to go back to; `note` is that of `lent`, if any."""
 
+    parent: int
+    name: bytes
+    note: bytes
+    locks: Sequence[int]
+
+
+class _Placed(NamedTuple):
+    """Something at its target, known by a handle wherever a step moves it."""
+
+    held: int
     parent: int
     name: bytes
     original: bytes
     before: _Times
     after: _Times
-    source: tuple[int, bytes] | None
-    locks: Sequence[int]
+    source: _Source | None
     directory: bool
+    secret: bool
 
 
 class Places:
@@ -60,7 +70,8 @@ class Places:
             if source and (not mount["readonly"] or stat.S_ISSOCK(os.lstat(source).st_mode)):
                 self._move_in(source, target)
             else:
-                self._swap(self._make(mount, source), target)
+                secret = mount["kind"] == "secret"
+                self._swap(self._make(mount, source), target, secret=secret)
         except OSError as problem:
             text = problem.strerror or str(problem)
             raise Failed("bind", f"/{os.fsdecode(target)}: {text}", problem.errno) from None
@@ -126,11 +137,12 @@ class Places:
         self._moved.add(source)
         folder, _, last = source.rpartition(b"/")
         parent = os.open(folder, _DIRECTORY & ~os.O_NOFOLLOW)
-        name, locks = self._name(), []
+        name, note, locks = self._name(), b"", []
         try:
             if stat.S_ISDIR(os.lstat(last, dir_fd=parent).st_mode):
                 os.mkdir(name, 0o700, dir_fd=self._aside)
                 locks = [_lock(last, parent), _lock(name, self._aside)]
+                note = lent.note(self._aside, name, source, os.fstat(locks[0]))
                 syscalls.exchange(parent, last, self._aside, name)
             else:  # a socket, which nobody shares
                 os.rename(last, name, src_dir_fd=parent, dst_dir_fd=self._aside)
@@ -139,26 +151,28 @@ class Places:
                 raise
             text = "it is on another file system than the store, and cannot be mounted"
             raise Failed("bind", f"{os.fsdecode(source)}: {text}") from None
-        self._swap(name, target, (parent, last), locks)
+        self._swap(name, target, _Source(parent, last, note, locks))
 
     def _swap(
         self,
         made: bytes,
         target: bytes,
-        source: tuple[int, bytes] | None = None,
-        locks: Sequence[int] = (),
+        source: _Source | None = None,
+        *,
+        secret: bool = False,
     ) -> None:
         is_directory = stat.S_ISDIR(os.lstat(made, dir_fd=self._aside).st_mode)
         self._stubs.ensure([(target, is_directory)])
         parent, name = self._located(target, directory=is_directory)
         before = _times(parent)
+        held = os.open(made, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._aside)
         original = self._name()
         os.rename(name, original, src_dir_fd=parent, dst_dir_fd=self._aside)
         os.rename(made, name, src_dir_fd=self._aside, dst_dir_fd=parent)
         os.utime(parent, ns=before)
         after = _times(parent)
         self._placed.append(
-            _Placed(parent, name, original, before, after, source, locks, is_directory)
+            _Placed(held, parent, name, original, before, after, source, is_directory, secret)
         )
 
     def _located(self, target: bytes, *, directory: bool) -> tuple[int, bytes]:
@@ -177,9 +191,7 @@ class Places:
 
     def _restore(self, placed: _Placed) -> None:
         now = _times(placed.parent)
-        used = self._name()
-        with _tolerating():
-            os.rename(placed.name, used, src_dir_fd=placed.parent, dst_dir_fd=self._aside)
+        used = self._take_out(placed)
         with _tolerating():
             os.rename(
                 placed.original, placed.name, src_dir_fd=self._aside, dst_dir_fd=placed.parent
@@ -187,14 +199,46 @@ class Places:
         # The moves do not show; what the step itself did there does.
         os.utime(placed.parent, ns=placed.before if now[1] == placed.after[1] else now)
         if placed.source is not None:
-            self._move_out(used, *placed.source, directory=placed.directory)
-            for lock in placed.locks:
-                os.close(lock)
+            self._move_out(used, placed.source, directory=placed.directory)
         else:
-            self._destroy(used)
+            self._destroy(used, placed)
         os.close(placed.parent)
+        os.close(placed.held)
 
-    def _move_out(self, used: bytes, parent: int, last: bytes, *, directory: bool) -> None:
+    def _take_out(self, placed: _Placed) -> bytes:
+        """Take out of the root what was put there, wherever the step moved it, and what it put
+        in its place. Give the first where it still exists, else the second."""
+        there = self._name()
+        with _tolerating():
+            os.rename(placed.name, there, src_dir_fd=placed.parent, dst_dir_fd=self._aside)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(there, dir_fd=self._aside), os.fstat(placed.held)):
+                return there
+        elsewhere = self._name()
+        return elsewhere if self._find(placed.held, elsewhere) else there
+
+    def _find(self, held: int, name: bytes) -> bool:
+        """Move something that the step moved within the root out of it; tell whether it is there."""
+        try:
+            path = os.readlink(b"/proc/self/fd/%d" % held)
+            if not path.startswith(self._top + b"/"):
+                return False
+            parent, last = inroot.open_parent(self._root, path[len(self._top) + 1 :], follow=False)
+        except OSError:
+            return False
+        try:
+            if not os.path.samestat(os.lstat(last, dir_fd=parent), os.fstat(held)):
+                return False
+            times = _times(parent)
+            os.rename(last, name, src_dir_fd=parent, dst_dir_fd=self._aside)
+            os.utime(parent, ns=times)
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(parent)
+        return True
+
+    def _move_out(self, used: bytes, source: _Source, *, directory: bool) -> None:
         """Give something back; where the step removed it or made it a link, it is empty now."""
         try:
             found = stat.S_ISDIR(os.lstat(used, dir_fd=self._aside).st_mode)
@@ -204,14 +248,18 @@ class Places:
             used = self._name()
             self._make_directory(used, 0o755)
         if directory:
-            syscalls.exchange(self._aside, used, parent, last)
+            syscalls.exchange(self._aside, used, source.parent, source.name)
+            os.unlink(source.note, dir_fd=self._aside)
         elif not found:
             with _tolerating():
-                os.rename(used, last, src_dir_fd=self._aside, dst_dir_fd=parent)
-        os.close(parent)
+                os.rename(used, source.name, src_dir_fd=self._aside, dst_dir_fd=source.parent)
+        for fd in (*source.locks, source.parent):
+            os.close(fd)
 
-    def _destroy(self, name: bytes) -> None:
+    def _destroy(self, name: bytes, placed: _Placed) -> None:
         """Remove a file at once, which may be a secret; directories go with the step's place."""
+        if placed.secret:  # it may have more names
+            os.truncate(b"/proc/self/fd/%d" % placed.held, 0)
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(name, dir_fd=self._aside)
 

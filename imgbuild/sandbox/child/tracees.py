@@ -137,7 +137,7 @@ class Processes:
             if problem.errno not in _NOT_STRAIGHT:
                 raise
             # Links and ".." are followed from the root, which they must not leave.
-            above = self._path_in_root(pid, base)
+            above = self.path_in_root(pid, base)
             return self._look_up_from_root(pid, above + b"/" + path, flags, follow=follow)
         finally:
             os.close(base)
@@ -173,7 +173,7 @@ class Processes:
         finally:
             os.close(link)
 
-    def _path_in_root(self, pid: int, base: int) -> bytes:
+    def path_in_root(self, pid: int, base: int) -> bytes:
         """Give the path of a directory as its process has it; ENOENT for one outside its root."""
         root = self.open(pid, "root")
         try:

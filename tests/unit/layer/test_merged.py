@@ -199,3 +199,14 @@ def test_removals_do_not_follow_lower_links(tmp_path: Path, root: Path) -> None:
     unpack(root, member("l", type="symlink", linkname=str(outside)))
     unpack(root, member("l/.wh.precious"), member("l/.wh..wh..opq"), member(".wh.l"))
     assert (outside / "precious").read_bytes() == b"kept"
+
+
+def test_directories_that_a_link_replaced_are_forgotten(root: Path) -> None:
+    unpack(
+        root,
+        member("b/b/l", type="symlink", linkname="a"),
+        member("b/b/l/l", type="dir"),
+        member("a/b/a/l", type="dir"),
+        member("b", type="symlink", linkname="../../a"),
+    )
+    assert names(root) == ["a", "a/b", "a/b/a", "a/b/a/l", "b"]

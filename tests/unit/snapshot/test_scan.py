@@ -125,3 +125,11 @@ def test_memory_stays_small_for_many_files(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()
     assert peak < 1 << 20, "one directory at a time, not ten thousand files"
+
+
+def test_paths_may_be_longer_than_any_name_of_one() -> None:
+    path = b"/".join([b"d" * 250] * 400)
+    out = io.BytesIO()
+    assert scan.write_changes(iter([scan.Change("new", path, 7, fresh=True)]), out) == 0
+    out.seek(0)
+    assert list(scan.read_changes(out)) == [scan.Change("new", path, 7, fresh=True)]
