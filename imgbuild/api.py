@@ -223,7 +223,7 @@ def run(
     changed = Changed(command, entrypoint, user, workdir, env or {}, hostname, readonly, mode)
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
-        rootfs = _rootfs(opened, search_path, settled.isolation)
+        rootfs = _rootfs(opened, search_path, settled)
         return run_image(
             opened, rootfs, full or name, descriptor, changed, settled, streams, events, tty=tty
         )
@@ -433,10 +433,10 @@ def _build_proxies(options: BuildOptions, events: EventSink) -> Mapping[str, str
     )
 
 
-def _rootfs(store: Store, search_path: str | None, isolation: str = "auto") -> "Rootfs":
+def _rootfs(store: Store, search_path: str | None, options: RunOptions | None = None) -> "Rootfs":
     from imgbuild.build.rootfs import Rootfs
 
-    return Rootfs(store, search_path or STANDARD_PATH, isolation)
+    return Rootfs(store, search_path or STANDARD_PATH, options)
 
 
 def _fetch(

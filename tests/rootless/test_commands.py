@@ -15,6 +15,7 @@ from imgbuild.errors import StepFailedError
 from imgbuild.options import BuildOptions, RunOptions
 from imgbuild.sandbox.session import Running
 from tests.support.command import environment, imgbuild
+from tests.support.users import Who, folder_of, python_as
 
 pytestmark = pytest.mark.rootless
 BASE = ("--build-context", "base=host://sh,cat,echo,ls,id,sleep,touch,env,head,grep,hostname")
@@ -89,6 +90,32 @@ def test_run_with_a_volume(store: Path, tmp_path: Path) -> None:
     words = ("-v", f"{tmp_path}:/v", "--entrypoint", "sh", "app", "-c", command)
     assert run(store, *words) == "made\n"
     assert (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("who", ["subids", "single"])
+def test_plain_users_write_to_a_volume(who: Who, tmp_path: Path) -> None:
+    """Beside the store, which is writable anyway; in a build and by `run`."""
+    code = """
+        import sys
+        from pathlib import Path
+        import imgbuild
+
+        place = Path(sys.argv[1])
+        volume = place / "volume"
+        volume.mkdir()
+        volume.chmod(0o777 if sys.argv[2] == "subids" else 0o700)
+        (place / "Dockerfile").write_text("FROM base\\nRUN echo one > /v/one\\n")
+        given = imgbuild.RunOptions(volumes=(imgbuild.Volume(volume, "/v"),))
+        base = {"base": "host://sh"}
+        same = {"store": place / "store", "network": "host"}
+        imgbuild.build(place, tags=["app"], build_contexts=base, run=given, **same)
+        assert imgbuild.run("app", ["sh", "-c", "echo two > /v/two"], options=given, **same) == 0
+        print((volume / "one").read_text(), (volume / "two").read_text())
+        (volume / "one").unlink()
+    """
+    with folder_of(who, tmp_path) as place:
+        done = python_as(who, code, place, who)
+    assert done.stdout.split() == ["one", "two"]
 
 
 def test_owners_of_a_volume_are_roots_as_they_are(store: Path, tmp_path: Path) -> None:
