@@ -337,11 +337,12 @@ def doctor(
     *, store: PathLike | None = None, search_path: str | None = None, isolation: str = "auto"
 ) -> "Report":
     """Try every way to run commands that this host may allow, or `isolation` alone."""
+    from imgbuild.build.surroundings import with_surroundings
     from imgbuild.sandbox.probe import probe
 
-    place = store_path(store)
+    place, programs = store_path(store), search_path or STANDARD_PATH
     with _opened(place):
-        return probe(place, search_path or STANDARD_PATH, isolation)
+        return with_surroundings(probe(place, programs, isolation), programs)
 
 
 def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:

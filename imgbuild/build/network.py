@@ -7,7 +7,7 @@ loopback. Where it cannot be had, or could not work, commands get this machine's
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -51,6 +51,17 @@ def find_helpers(search_path: str) -> list[Helper]:
     ]
 
 
+def why_not(helpers: Sequence[Helper], options: RunOptions) -> str | None:
+    """Say why a build cannot have a network of its own, as far as one can see without trying."""
+    if any(address == GATEWAY for _, address in options.add_hosts):
+        return "host-gateway is this machine"
+    if not helpers:
+        return "neither pasta (package passt) nor slirp4netns is installed"
+    if not os.access(_TUN, os.R_OK | os.W_OK):
+        return f"{_TUN} cannot be opened, which {helpers[0].kind} needs"
+    return None
+
+
 class Networks:
     """The network of one build, made at first need.
 
@@ -72,7 +83,7 @@ class Networks:
         self._early: threading.Thread | None = None
         self._problem: str | None = None
         self._helpers = find_helpers(search_path)
-        self._reason = self._why_not(options)
+        self._reason = why_not(self._helpers, options)
 
     @property
     def dns(self) -> str | None:
@@ -105,15 +116,6 @@ class Networks:
             return "private"
         self._tell(f"commands use this machine's network: {reason}")
         return "host"
-
-    def _why_not(self, options: RunOptions) -> str | None:
-        if any(address == GATEWAY for _, address in options.add_hosts):
-            return "host-gateway is this machine"
-        if not self._helpers:
-            return "neither pasta (package passt) nor slirp4netns is installed"
-        if not os.access(_TUN, os.R_OK | os.W_OK):
-            return f"{_TUN} cannot be opened, which {self._helpers[0].kind} needs"
-        return None
 
     def _make(self) -> None:
         said: list[str] = []
