@@ -217,8 +217,10 @@ def run(
     `NameNotFoundError`, `UsageError`, `SandboxError`, and `StepFailedError` after a timeout.
     """
     from imgbuild.build.runimage import Changed, run_image
-    from imgbuild.build.runrequest import settled_network, settled_run
+    from imgbuild.build.runrequest import check_words, settled_network, settled_run
 
+    check_words("command", command)
+    check_words("entrypoint", entrypoint)
     mode, settled = settled_network(network), settled_run(options or RunOptions())
     changed = Changed(command, entrypoint, user, workdir, env or {}, hostname, readonly, mode)
     with _opened(store) as opened, opened.build_lock():
