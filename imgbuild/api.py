@@ -211,7 +211,8 @@ def run(
     """Run an image of the store in a throw-away root and return the exit status of its command.
 
     `command` takes the place of the image's CMD. `streams` are the descriptors of standard
-    input, output and error; with `tty` the command gets a terminal of its own where they are one.
+    input, output and error: output is passed on from pipes; with `tty` the command gets a terminal
+    of its own where they are one.
     `entrypoint`, `user` and `workdir` take the place of the image's, `env` is added to its own;
     with `readonly`, nothing but volumes can be written to. `events` gets notices. Raises
     `NameNotFoundError`, `UsageError`, `SandboxError`, and `StepFailedError` after a timeout.

@@ -132,6 +132,48 @@ def test_owners_of_a_volume_are_roots_as_they_are(store: Path, tmp_path: Path) -
     assert (made.st_uid, made.st_gid) == (0, 0)
 
 
+@pytest.mark.parametrize("who", ["self", "subids", "single"])
+def test_a_command_opens_its_own_output_by_name(who: Who, tmp_path: Path) -> None:
+    """As servers do that log to /dev/stdout: it is not theirs, be it a file or a terminal."""
+    code = """
+        import os, sys
+        from pathlib import Path
+        import imgbuild
+
+        place = Path(sys.argv[1])
+        (place / "Dockerfile").write_text("FROM base\\nUSER 7\\n")
+        same = {"store": place / "store", "network": "host"}
+        imgbuild.build(place, tags=["app"], build_contexts={"base": "host://sh"}, **same)
+        script = "echo out > /dev/stdout; echo err > /dev/stderr; echo more"
+        master, terminal = os.openpty()
+        with (place / "said").open("wb") as file:
+            for number, tty in ((file.fileno(), False), (terminal, False), (terminal, True)):
+                streams = (terminal if tty else 0, number, number)
+                command = ["sh", "-c", script]
+                assert imgbuild.run("app", command, streams=streams, tty=tty, **same) == 0
+        seen = (place / "said").read_bytes()
+        while seen.count(b"more") < 3:
+            seen += os.read(master, 100)
+        print(*seen.decode().split())
+    """
+    with folder_of(who, tmp_path) as place:
+        done = python_as(who, code, place)
+    assert done.stdout.split() == ["out", "err", "more"] * 3
+
+
+def test_run_ends_when_nobody_reads(store: Path) -> None:
+    words = ("run", *HOST, "--entrypoint", "sh", "app", "-c", "while echo x; do :; done")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imgbuild", *words],
+        env=environment({"IMGBUILD_STORE": str(store)}),
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(2) == b"x\n"
+    process.stdout.close()
+    assert process.wait(20) == 141
+
+
 def test_run_may_time_out(store: Path) -> None:
     words = ("run", *HOST, "--timeout", "500ms", "--entrypoint", "sleep", "app", "100")
     done = imgbuild(*words, store=store, check=False)
