@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from imgbuild.build import netfiles
 from imgbuild.build.devices import of_step
@@ -20,8 +19,6 @@ from imgbuild.sandbox.runtimes import find_runtimes
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.sandbox.volumes import IdMapping
-
-_RESOLVER = Path("/etc/resolv.conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +54,7 @@ class Commands:
 
     def files(self, hostname: str = netfiles.HOSTNAME) -> Mapping[str, str]:
         """Return what commands find in /etc, by the names that `Roots` has for it."""
-        try:
-            text = _RESOLVER.read_bytes().decode("utf-8", "surrogateescape")
-        except OSError:
-            text = ""
+        text = netfiles.host_resolver()
         made = {
             "hosts": netfiles.hosts(self.options, hostname),
             "resolv.conf": netfiles.resolver(text, self.options),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from imgbuild.build import netfiles
 from imgbuild.build.runrequest import GATEWAY
 from imgbuild.errors import ImgbuildError
 from imgbuild.options import RunOptions
@@ -82,6 +83,7 @@ class Networks:
         self._lock = threading.Lock()
         self._early: threading.Thread | None = None
         self._problem: str | None = None
+        self._options = options
         self._helpers = find_helpers(search_path)
         self._reason = why_not(self._helpers, options)
 
@@ -125,7 +127,8 @@ class Networks:
             if tier.name in {"D", "D-userns"}:
                 self._problem = f"there is no other one in tier {tier.name}"
                 return
-            params = {"kind": helper.kind, "program": helper.program}
+            names = netfiles.needs_helper(netfiles.host_resolver(), self._options)
+            params = {"kind": helper.kind, "program": helper.program, "names": names}
             _, fds = self._session().request("network", params)
             self._session().keep_network(fds[0])
         except ImgbuildError as problem:

@@ -59,7 +59,7 @@ def make(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[
         _make_namespace()
         namespace = os.open(_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
     start = {"pasta": _start_pasta, "slirp4netns": _start_slirp}[params["kind"]]
-    start(params["program"])
+    start(params["program"], names=params["names"])
     return {}, [namespace]
 
 
@@ -83,13 +83,18 @@ def _make_namespace() -> None:
         raise Failed("network", "no network namespace could be made")
 
 
-def _start_pasta(program: str) -> None:
-    """Start pasta, which goes on in the background when it is ready."""
+def _start_pasta(program: str, *, names: bool) -> None:
+    """Start pasta, which goes on in the background when it is ready.
+
+    Only where it is asked for `names`: whatever this machine's name server answers seems to come
+    from that address then, also to those who asked the server itself.
+    """
     arguments = [
         *("--config-net", "--netns-only", "--quiet", "--runas", "0"),
         # Nothing of this machine's loopback is reached, nor reaches in.
         *("--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"),
-        *("--dns-forward", PASTA_DNS, "--netns", os.fsdecode(_NETWORK)),
+        *(("--dns-forward", PASTA_DNS) if names else ()),
+        *("--netns", os.fsdecode(_NETWORK)),
     ]
     pid, said = _start(program, arguments)
     if not _ends(pid):
@@ -99,7 +104,7 @@ def _start_pasta(program: str) -> None:
         raise Failed("network", _last_words(program, said))
 
 
-def _start_slirp(program: str) -> None:
+def _start_slirp(program: str, *, names: bool) -> None:  # noqa: ARG001  it always answers
     """Start slirp4netns, which writes a byte when it is ready."""
     ready, tell = os.pipe()
     os.set_inheritable(tell, True)

@@ -1,6 +1,6 @@
 import pytest
 
-from imgbuild.build.netfiles import hosts, resolver
+from imgbuild.build.netfiles import hosts, needs_helper, resolver
 from imgbuild.options import RunOptions
 
 HOST = "# made by hand\nnameserver 192.0.2.53\nnameserver 192.0.2.54\nsearch corp.example\noptions ndots:2\n"
@@ -39,3 +39,12 @@ def test_resolvers_are_reached_from_where_the_command_is(
     text: str, options: RunOptions, helper: str | None, expected: str | None
 ) -> None:
     assert resolver(text, options, helper) == expected
+
+
+def test_the_helper_is_asked_where_name_servers_are_out_of_reach() -> None:
+    """And nowhere else: pasta answers for a server in its own name as soon as it may be asked."""
+    assert needs_helper("nameserver 127.0.0.53\n", RunOptions())
+    assert needs_helper("", RunOptions())
+    assert not needs_helper("nameserver 10.0.0.1\n", RunOptions())
+    assert not needs_helper("nameserver 127.0.0.53\n", RunOptions(dns=("10.0.0.1",)))
+    assert not needs_helper("nameserver 127.0.0.53\n", RunOptions(dns=("none",)))
