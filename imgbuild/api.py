@@ -211,19 +211,22 @@ def run(
     """Run an image of the store in a throw-away root and return the exit status of its command.
 
     `command` takes the place of the image's CMD. `streams` are the descriptors of standard
-    input, output and error; with `tty` the command gets a terminal of its own where they are one.
+    input, output and error: output is passed on from pipes; with `tty` the command gets a terminal
+    of its own where they are one.
     `entrypoint`, `user` and `workdir` take the place of the image's, `env` is added to its own;
     with `readonly`, nothing but volumes can be written to. `events` gets notices. Raises
     `NameNotFoundError`, `UsageError`, `SandboxError`, and `StepFailedError` after a timeout.
     """
     from imgbuild.build.runimage import Changed, run_image
-    from imgbuild.build.runrequest import settled_network, settled_run
+    from imgbuild.build.runrequest import check_words, settled_network, settled_run
 
+    check_words("command", command)
+    check_words("entrypoint", entrypoint)
     mode, settled = settled_network(network), settled_run(options or RunOptions())
     changed = Changed(command, entrypoint, user, workdir, env or {}, hostname, readonly, mode)
     with _opened(store) as opened, opened.build_lock():
         full, descriptor = opened.find(name)
-        rootfs = _rootfs(opened, search_path, settled.isolation)
+        rootfs = _rootfs(opened, search_path, settled)
         return run_image(
             opened, rootfs, full or name, descriptor, changed, settled, streams, events, tty=tty
         )
@@ -337,11 +340,12 @@ def doctor(
     *, store: PathLike | None = None, search_path: str | None = None, isolation: str = "auto"
 ) -> "Report":
     """Try every way to run commands that this host may allow, or `isolation` alone."""
+    from imgbuild.build.surroundings import with_surroundings
     from imgbuild.sandbox.probe import probe
 
-    place = store_path(store)
+    place, programs = store_path(store), search_path or STANDARD_PATH
     with _opened(place):
-        return probe(place, search_path or STANDARD_PATH, isolation)
+        return with_surroundings(probe(place, programs, isolation), programs)
 
 
 def _options(context: Context, fields: Mapping[str, Any]) -> BuildOptions:
@@ -433,10 +437,10 @@ def _build_proxies(options: BuildOptions, events: EventSink) -> Mapping[str, str
     )
 
 
-def _rootfs(store: Store, search_path: str | None, isolation: str = "auto") -> "Rootfs":
+def _rootfs(store: Store, search_path: str | None, options: RunOptions | None = None) -> "Rootfs":
     from imgbuild.build.rootfs import Rootfs
 
-    return Rootfs(store, search_path or STANDARD_PATH, isolation)
+    return Rootfs(store, search_path or STANDARD_PATH, options)
 
 
 def _fetch(

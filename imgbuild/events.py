@@ -6,7 +6,8 @@ from typing import Literal
 
 from imgbuild.errors import Span
 
-Verdict = Literal["cached", "done", "failed"]
+# "canceled": the build was interrupted in it.
+Verdict = Literal["cached", "done", "failed", "canceled"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext, error: StepFa
     shell = find_shell(step, workspace)
     with prepared(step, workspace, context) as failed:
         env = tuple({"TERM": "xterm", **dict(failed.env)}.items())
-        spec = replace(failed, argv=(shell,), env=env, interactive=True)
+        spec = replace(failed, argv=(shell,), env=env, interactive=True, terminal=True)
         with (
             context.commands.ready(spec, step.network, step.devices) as command,
             closing(Console(context.streams)) as console,

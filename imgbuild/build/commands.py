@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from imgbuild.build import netfiles
 from imgbuild.build.devices import of_step
@@ -20,8 +19,6 @@ from imgbuild.sandbox.runtimes import find_runtimes
 from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.sandbox.volumes import IdMapping
-
-_RESOLVER = Path("/etc/resolv.conf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +49,20 @@ class Commands:
         self._events = events
         self._told: set[str] = set()
         self._mapping: IdMapping | None = None
-        self.networks = Networks(search_path, options, session, self._tell, self._resolver)
+        self.networks = Networks(search_path, options, session, self._tell)
         self._search_path = search_path
 
     def files(self, hostname: str = netfiles.HOSTNAME) -> Mapping[str, str]:
         """Return what commands find in /etc, by the names that `Roots` has for it."""
         if self._session().tier.name == "D":  # where the name of this machine is that of commands
             hostname = " ".join(dict.fromkeys([hostname, *os.uname().nodename.split()]))
+        text = netfiles.host_resolver()
         made = {
             "hosts": netfiles.hosts(self.options, hostname),
-            "resolv.conf": self._resolver(None),
+            "resolv.conf": netfiles.resolver(text, self.options),
         }
         if (dns := self.networks.dns) is not None:
-            made["resolv.private"] = self._resolver(dns)
+            made["resolv.private"] = netfiles.resolver(text, self.options, dns)
         return {name: content for name, content in made.items() if content is not None}
 
     @contextmanager
@@ -86,13 +84,6 @@ class Commands:
             spec = self._stand_in(spec, group.controllers if group else frozenset())
             lent = {f"mount:{target}": fd for target, fd in mounts.items()}
             yield Command(spec, {**lent, **(group.lend() if group else {})}, group)
-
-    def _resolver(self, helper: str | None) -> str | None:
-        try:
-            text = _RESOLVER.read_bytes().decode("utf-8", "surrogateescape")
-        except OSError:
-            text = ""
-        return netfiles.resolver(text, self.options, helper)
 
     def _runtimes(self) -> tuple[str, ...]:
         if self.options.isolation != "oci":

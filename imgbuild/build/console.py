@@ -33,6 +33,9 @@ class Console:
         self._master, self._slave = os.openpty()
         error = self._slave if os.isatty(streams[2]) else streams[2]
         self.streams: Streams = (self._slave, self._slave, error)
+        # Of a group that the sandbox has, so that the command can be given the terminal.
+        os.fchown(self._slave, -1, os.getegid())
+        os.fchmod(self._slave, 0o600)
         self._size = b""
         termios.tcsetattr(self._slave, termios.TCSANOW, termios.tcgetattr(self._input))
         self._follow_size()
@@ -77,17 +80,18 @@ class Console:
                 ready, _, _ = select.select(reading, (), (), _LOOK)
                 self._follow_size()
                 if self._master in ready:
-                    _write(self._output, os.read(self._master, _CHUNK))
+                    write_all(self._output, os.read(self._master, _CHUNK))
                 elif ended in ready:
                     return
                 if self._input in ready:
                     data = os.read(self._input, _CHUNK)
                     if data:
-                        _write(self._master, data)
+                        write_all(self._master, data)
                     else:
                         reading.remove(self._input)
 
 
-def _write(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`."""
     while data:
         data = data[os.write(fd, data) :]

@@ -192,8 +192,9 @@ class _Engine:
         how: list[tuple[Verdict, Layer | None]] = []
         try:
             yield lambda verdict, layer: how.append((verdict, layer))
-        except BaseException:
-            events(StepFinished(number, name, "failed", time.monotonic() - started))
+        except BaseException as problem:
+            how_bad: Verdict = "failed" if isinstance(problem, Exception) else "canceled"
+            events(StepFinished(number, name, how_bad, time.monotonic() - started))
             raise
         verdict, layer = how[0]
         seconds = time.monotonic() - started

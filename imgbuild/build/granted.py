@@ -50,6 +50,10 @@ def capabilities(options: RunOptions) -> tuple[str, ...]:
 
 def _mounted(volume: Volume, ids: IdMap, mapped: Collection[str]) -> BindMount:
     """Give the mount of a volume; raise `SandboxError` where commands could not use it."""
+    if str(volume.source) == "/" and not volume.readonly and volume.target not in mapped:
+        raise SandboxError(  # a session sees this machine read-only but for some directories
+            "commands could not write to the volume /", hint="add :ro, or name a folder"
+        )
     if ids.shift and volume.target not in mapped:
         _check_others(volume)
     return BindMount(str(volume.source), volume.target, volume.readonly, straight=True)

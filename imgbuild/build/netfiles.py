@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 from imgbuild.build.runrequest import GATEWAY, NO_DNS
 from imgbuild.options import RunOptions
@@ -10,6 +11,7 @@ from imgbuild.options import RunOptions
 # The name of this machine in a container, as BuildKit has it.
 HOSTNAME = "buildkitsandbox"
 _LOOPBACK = "127.0.0.1"
+_RESOLVER = Path("/etc/resolv.conf")
 
 
 def hosts(options: RunOptions, hostname: str = HOSTNAME) -> str:
@@ -40,6 +42,19 @@ def resolver(text: str, options: RunOptions, helper: str | None = None) -> str |
     if words := list(options.dns_options or _values(text, "options")):
         lines.append(f"options {' '.join(words)}")
     return "\n".join(lines) + "\n"
+
+
+def needs_helper(text: str, options: RunOptions) -> bool:
+    """Tell whether commands in a network of their own ask the helper for names."""
+    return resolver(text, options) != resolver(text, options, "helper")
+
+
+def host_resolver() -> str:
+    """Return this machine's /etc/resolv.conf; empty where there is none."""
+    try:
+        return _RESOLVER.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return ""
 
 
 def _rewritten(text: str, helper: str) -> str:

@@ -7,10 +7,11 @@ loopback. Where it cannot be had, or could not work, commands get this machine's
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from imgbuild.build import netfiles
 from imgbuild.build.runrequest import GATEWAY
 from imgbuild.errors import ImgbuildError
 from imgbuild.options import RunOptions
@@ -53,12 +54,22 @@ def find_helpers(search_path: str) -> list[Helper]:
     ]
 
 
+def why_not(helpers: Sequence[Helper], options: RunOptions) -> str | None:
+    """Say why a build cannot have a network of its own, as far as one can see without trying."""
+    if any(address == GATEWAY for _, address in options.add_hosts):
+        return "host-gateway is this machine"
+    if not helpers:
+        return "neither pasta (package passt) nor slirp4netns is installed"
+    if not os.access(_TUN, os.R_OK | os.W_OK):
+        return f"{_TUN} cannot be opened, which {helpers[0].kind} needs"
+    return None
+
+
 class Networks:
     """The network of one build, made at first need.
 
     `notice` tells the user what is not as they may expect, once. `session` gives the session to
-    make the network in, `resolver` the /etc/resolv.conf of commands, given the address at which a
-    helper answers for name servers.
+    make the network in.
     """
 
     def __init__(
@@ -67,17 +78,16 @@ class Networks:
         options: RunOptions,
         session: Callable[[], Session],
         notice: Callable[[str], object],
-        resolver: Callable[[str], str | None],
     ) -> None:
         self._session = session
         self._notice = notice
-        self._resolver = resolver
         self._told: set[str] = set()
         self._lock = threading.Lock()
         self._early: threading.Thread | None = None
         self._problem: str | None = None
+        self._options = options
         self._helpers = find_helpers(search_path)
-        self._reason = self._why_not(options)
+        self._reason = why_not(self._helpers, options)
 
     @property
     def dns(self) -> str | None:
@@ -111,15 +121,6 @@ class Networks:
         self._tell(f"commands use this machine's network: {reason}")
         return "host"
 
-    def _why_not(self, options: RunOptions) -> str | None:
-        if any(address == GATEWAY for _, address in options.add_hosts):
-            return "host-gateway is this machine"
-        if not self._helpers:
-            return "neither pasta (package passt) nor slirp4netns is installed"
-        if not os.access(_TUN, os.R_OK | os.W_OK):
-            return f"{_TUN} cannot be opened, which {self._helpers[0].kind} needs"
-        return None
-
     def _make(self) -> None:
         said: list[str] = []
         helper = self._helpers[0]  # the one that the name servers were written down for
@@ -128,8 +129,8 @@ class Networks:
             if tier.name in {"D", "D-userns"}:
                 self._problem = f"there is no other one in tier {tier.name}"
                 return
-            forwards = helper.dns in (self._resolver(helper.dns) or "")
-            params = {"kind": helper.kind, "program": helper.program, "dns": forwards}
+            names = netfiles.needs_helper(netfiles.host_resolver(), self._options)
+            params = {"kind": helper.kind, "program": helper.program, "names": names}
             _, fds = self._session().request("network", params)
             self._session().keep_network(fds[0])
         except ImgbuildError as problem:

@@ -56,7 +56,7 @@ def prepare(
     check_runnable(plan, settled.build_platform, dockerfile.source)
     inputs = BuildInputs(
         store=store,
-        rootfs=Rootfs(store, options.search_path, options.run.isolation),
+        rootfs=Rootfs(store, options.search_path, options.run),
         open_context=contexts.open,
         remotes=contexts.remotes,
         events=events,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgbuild.build.stack import LayerStack
+from imgbuild.options import RunOptions
 from imgbuild.store.store import Store
 
 if TYPE_CHECKING:
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 class Rootfs:
     """Makes what a RUN needs when it is needed.
 
-    `search_path` is where newuidmap is looked for; `isolation` is a tier, or "auto" for the best.
+    `search_path` is where newuidmap is looked for. Of `options` it takes the tier, and the volumes
+    that commands may write to: nothing else of this machine can be changed by a session.
     """
 
-    def __init__(self, store: Store, search_path: str, isolation: str = "auto") -> None:
+    def __init__(self, store: Store, search_path: str, options: RunOptions | None = None) -> None:
         self._store = store
         self.search_path = search_path
-        self._isolation = isolation
+        self._options = options or RunOptions()
         self._tier: Tier | None = None
         self.stack = LayerStack(store)
 
@@ -32,7 +34,7 @@ class Rootfs:
     def _candidates(self) -> "tuple[Candidate, ...]":
         from imgbuild.sandbox.candidates import candidates
 
-        return candidates(self.search_path, self._isolation)
+        return candidates(self.search_path, self._options.isolation)
 
     @property
     def idmap(self) -> "IdMap":
@@ -56,6 +58,7 @@ class Rootfs:
         writable = [paths.trees, paths.cache_mounts]
         for folder in writable:
             folder.mkdir(0o700, exist_ok=True)
+        writable += [one.source for one in self._options.volumes if not one.readonly]
         start = partial(self._start, writable)
         return Roots(
             paths.trees,

@@ -1,15 +1,17 @@
 """`imgbuild run`: an image's command in the sandbox, on an upper directory that is thrown away."""
 
 import os
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from imgbuild.build import netfiles, users
 from imgbuild.build.accounts import Accounts
 from imgbuild.build.commands import Command, Commands
-from imgbuild.build.console import Console, Streams, is_possible
+from imgbuild.build.console import Console, Streams, is_possible, write_all
 from imgbuild.build.images import load_image
+from imgbuild.build.output import Pipes, Stream, TimedOut, follow
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.remedies import out_of_memory
 from imgbuild.build.rootfs import Rootfs
@@ -77,7 +79,7 @@ def run_image(
         tier = roots.session.tier
         if tier.enter == "chroot":  # what keeps it apart is not what one expects of `run`
             events(Notice(f"the command runs in {tier.describe()}; {tier.lacks()}"))
-        spec = _spec(run, changed, argv, hostname, workspace, terminal=os.isatty(streams[1]))
+        spec = _spec(run, changed, argv, hostname, workspace, terminal=tty and is_possible(streams))
         command = stack.enter_context(commands.ready(spec, changed.network))
         status = _run(workspace, command, streams, options.timeout, tty=tty)
         if status and command.ran_out_of_memory:
@@ -122,6 +124,7 @@ def _spec(
         groups=tuple(who.groups),
         hostname=hostname,
         interactive=True,
+        terminal=terminal,
         readonly=changed.readonly,
     )
 
@@ -136,11 +139,33 @@ def _run(
         )
 
     if not (tty and is_possible(streams)):
-        return _wait(start(streams), timeout)
+        return _relayed(start, streams, timeout)
     with closing(Console(streams)) as console:
         running = start(console.streams)
         with console.joined():
             return _wait(running, timeout)
+
+
+def _relayed(start: Callable[[Streams], Running], streams: Streams, timeout: float | None) -> int:
+    """Give the command pipes, as docker does: it could not open /dev/stdout of somebody else."""
+    places: Mapping[Stream, int] = {"stdout": streams[1], "stderr": streams[2]}
+
+    def show(stream: Stream, data: bytes) -> None:
+        write_all(places[stream], data)
+
+    with Pipes() as pipes:
+        # What goes to one place comes in the order in which it was written.
+        one = os.path.sameopenfile(streams[1], streams[2])
+        running = start(
+            (streams[0], pipes.out_writer, pipes.out_writer if one else pipes.err_writer)
+        )
+        pipes.close_writers()
+        try:
+            return follow(running, pipes, show, timeout=timeout)[0]
+        except BrokenPipeError:  # the reader went away, which ends the command
+            return 128 + signal.SIGPIPE
+        except TimedOut:
+            raise _late(timeout) from None
 
 
 def _wait(running: Running, timeout: float | None) -> int:
@@ -153,8 +178,12 @@ def _wait(running: Running, timeout: float | None) -> int:
     except BaseException:
         running.kill()
         raise
-    raise StepFailedError(
-        f"the command timed out after {timeout:g} s",
+    raise _late(timeout)
+
+
+def _late(timeout: float | None) -> StepFailedError:
+    return StepFailedError(
+        f"the command timed out after {timeout or 0:g} s",
         status=_TIMED_OUT,
         hint="give it more time with --timeout",
     )

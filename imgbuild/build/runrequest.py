@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def settled_run(options: RunOptions) -> RunOptions:
             f"run is no RunOptions, but a {type(options).__name__}",
             hint="give imgbuild.RunOptions(…)",
         )
+    _check_types(options)
     options = replace(options, isolation=_isolation(options.isolation))
     _check_allowed(options)
     _check_names(options)
@@ -46,6 +47,43 @@ def settled_run(options: RunOptions) -> RunOptions:
         memory=options.memory or None,
         cpus=options.cpus or None,
     )
+
+
+def check_words(name: str, words: Any) -> None:
+    """Raise `UsageError` for one text in place of several: it would be taken for its letters."""
+    if isinstance(words, str | bytes):
+        raise UsageError(f"{name} is one text: {words!r}", hint=f"give a list: {words.split()!r}")
+
+
+def _check_types(options: RunOptions) -> None:
+    """Raise `UsageError` for what a flag is given as, but not a field."""
+    for name in _SEVERAL:
+        check_words(name, getattr(options, name))
+    pairs: Any = options.add_hosts
+    for pair in pairs:
+        if isinstance(pair, str | bytes) or len(pair) != 2:
+            raise UsageError(
+                f"add_hosts has no pair, but {pair!r}", hint='give ("NAME", "ADDRESS") for each'
+            )
+    for name, kinds in _NUMBERS.items():
+        value = getattr(options, name)
+        if value is not None and not isinstance(value, kinds):
+            raise UsageError(f"{name} is no number, but {value!r}", hint=_UNITS.get(name))
+
+
+_SEVERAL = (
+    *("allow", "add_hosts", "dns", "dns_search", "dns_options", "ulimits"),
+    *("cap_add", "cap_drop", "devices", "volumes"),
+)
+_NUMBERS: Mapping[str, type | tuple[type, ...]] = {
+    "shm_size": int, "memory": int, "pids_limit": int, "cpus": (int, float),
+    "timeout": (int, float),
+}  # fmt: skip
+_UNITS = {
+    "shm_size": "give bytes: 64 << 20",
+    "memory": "give bytes: 512 << 20",
+    "timeout": "give seconds",
+}
 
 
 def _isolation(text: str) -> str:

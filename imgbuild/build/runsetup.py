@@ -1,5 +1,6 @@
 """What a RUN step gets, from its plan and the options of the build: a spec for the sandbox."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -39,6 +40,11 @@ class RunContext(NamedTuple):
     foreign: str = ""
     make_mounts: "Callable[[Workspace, ExitStack], Brought] | None" = None
     streams: tuple[int, int, int] | None = None
+
+    @property
+    def has_terminal(self) -> bool:
+        """Whether somebody sits there to whom a shell could be given."""
+        return self.streams is not None and all(map(os.isatty, self.streams[:2]))
 
 
 @contextmanager

@@ -63,13 +63,16 @@ def _succeed(step: RunStep, workspace: Workspace, context: RunContext) -> None:
 
 
 def _hint(ended: _Outcome, context: RunContext) -> str | None:
-    return remedy(
+    known = remedy(
         ended.status,
         ended.tail,
         single_id=context.single_id,
         foreign=context.foreign,
         memory=context.options.memory if ended.out_of_memory else None,
     )
+    if known or context.options.on_fail == "shell" or not context.has_terminal:
+        return known
+    return "--on-fail=shell opens a shell in what a failed step left"
 
 
 def _run(step: RunStep, workspace: Workspace, context: RunContext) -> _Outcome:

@@ -8,7 +8,7 @@ import click
 
 from imgbuild.cli import environment
 from imgbuild.cli.lending import agent, secret
-from imgbuild.cli.running import run_fields, run_options, size
+from imgbuild.cli.running import run_fields, run_options, size, step_options
 from imgbuild.errors import UsageError
 from imgbuild.options import ArchiveLimits, Output
 
@@ -42,7 +42,7 @@ def plan_options(function: F) -> F:
     """Add the flags that decide what is built; `build`, `plan` and `check` share them."""
     for flag in reversed([*_source_flags(), *_target_flags(), *_loan_flags(), *_limit_flags()]):
         function = flag(function)
-    return run_options(function)
+    return step_options(run_options(function))
 
 
 def _source_flags() -> list[Callable[[F], F]]:

@@ -22,12 +22,19 @@ def cache_command(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@cache_command.group("mount", short_help="Look after what RUN --mount=type=cache keeps.")
-def mount_command() -> None:
+@cache_command.group(
+    "mount",
+    short_help="Look after what RUN --mount=type=cache keeps.",
+    invoke_without_command=True,
+)
+@click.pass_context
+def mount_command(context: click.Context) -> None:
     """List, export, import and remove what RUN --mount=type=cache keeps.
 
     ID is that of the mount, which is its target unless it has an id.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @mount_command.command("ls")

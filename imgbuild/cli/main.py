@@ -37,6 +37,17 @@ def _means_build(first: str) -> bool:
     return first in {".", ".."} or "/" in first
 
 
+def _instead_of(name: str) -> str:
+    from difflib import get_close_matches
+
+    from imgbuild.cli.foreign import foreign_command
+
+    if hint := foreign_command(name):
+        return hint
+    near = get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else "see imgbuild --help"
+
+
 class CommandTable(click.Group):
     """Commands that are imported when chosen; `imgbuild -t NAME .` means `imgbuild build -t NAME .`."""
 
@@ -55,13 +66,7 @@ class CommandTable(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS:
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, n=1, cutoff=0.7)
-            raise UsageError(
-                f"no such command: {args[0]}",
-                hint=f"did you mean {near[0]}?" if near else "see imgbuild --help",
-            )
+            raise UsageError(f"no such command: {args[0]}", hint=_instead_of(args[0]))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -100,13 +105,16 @@ def _refuse(error: click.ClickException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "imgbuild"
     message = error.format_message().replace(". (Did", " (did").rstrip(".")
-    if isinstance(error, click.NoSuchOption) and path == "imgbuild build":
+    hint = f"see {path} --help"
+    if isinstance(error, click.NoSuchOption):
         from imgbuild.cli.foreign import foreign_hint
 
         # What click takes for near names is beside the point then.
-        if hint := foreign_hint(error.option_name):
-            return report.show(UsageError(f"no such option '{error.option_name}'", hint=hint))
-    return report.show(UsageError(message[:1].lower() + message[1:], hint=f"see {path} --help"))
+        if known := foreign_hint(path, error.option_name):
+            return report.show(UsageError(f"no such option '{error.option_name}'", hint=known))
+    elif isinstance(error, click.BadOptionUsage) and "not take a value" in message:
+        hint = f"write {error.option_name} alone, or leave it out"
+    return report.show(UsageError(message[:1].lower() + message[1:], hint=hint))
 
 
 def main(args: list[str] | None = None) -> int:

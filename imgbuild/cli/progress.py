@@ -84,7 +84,7 @@ class PlainProgress:
         self._flush(event.number)
         if event.number not in self._started:
             self._print(f"#{event.number} {event.name}")
-        words = {"cached": "CACHED", "done": "DONE", "failed": "ERROR"}
+        words = {"cached": "CACHED", "done": "DONE", "failed": "ERROR", "canceled": "CANCELED"}
         verdict = words[event.verdict]
         took = "" if event.verdict == "cached" else f" {event.seconds:.1f}s"
         self._print(f"#{event.number} {verdict}{took}")

@@ -18,18 +18,31 @@ _HOST = "write it as NAME:ADDRESS or NAME=ADDRESS; host-gateway is this machine"
 
 
 def run_options(function: F) -> F:
-    """Add the flags of `RunOptions`; `run_fields` reads them."""
-    flags = (_sandbox_flags(), _host_flags(), _limit_flags(), _reach_flags())
-    for flag in reversed([flag for group in flags for flag in group]):
+    """Add the flags of `RunOptions` that all commands have; `run_fields` reads them."""
+    return _with(function, _sandbox_flags(), _host_flags(), _limit_flags(), _reach_flags())
+
+
+def step_options(function: F) -> F:
+    """Add those that are for the steps of a build alone."""
+    return _with(function, _step_flags())
+
+
+def _with(function: F, *groups: list[Flag]) -> F:
+    for flag in reversed([flag for group in groups for flag in group]):
         function = flag(function)
     return function
 
 
 def _sandbox_flags() -> list[Flag]:
     return [
-        _many("--allow", "allow", "ENTITLEMENT", "Allow network.host, security.insecure or device[=NAME]."),
         _one("--isolation", "isolation", "TIER", "How commands are kept apart: auto, or one of the tiers of doctor; oci uses --runtime."),
         _one("--runtime", "runtime", "NAME|PATH", "The OCI runtime for --isolation oci: crun, runc, runsc."),
+    ]  # fmt: skip
+
+
+def _step_flags() -> list[Flag]:
+    return [
+        _many("--allow", "allow", "ENTITLEMENT", "Allow network.host, security.insecure or device[=NAME]."),
         click.option(
             "--on-fail",
             type=click.Choice(["stop", "shell"]),
@@ -228,6 +241,9 @@ def _env_lines(file: Path) -> list[str]:
     try:
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read --env-file {file}: {error}") from None
+        problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(
+            f"cannot read --env-file {file}: {problem}", hint="name a file of lines NAME=VALUE"
+        ) from None
     lines = [line.lstrip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]

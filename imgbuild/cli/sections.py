@@ -10,9 +10,19 @@ SECTIONS: Mapping[str, frozenset[str]] = {
         {"tags", "dockerfile", "build_args", "build_contexts", "labels", "target", "platform"}
         | {"timestamp"}
     ),
-    "How it is built": frozenset({"network", "pull", "no_cache", "secrets", "ssh"}),
+    "How it is built": frozenset({"pull", "no_cache", "secrets", "ssh"}),
     "How commands run": frozenset(
-        {"allow", "isolation", "runtime", "on_fail", "allow_secret_in_layer", "timeout"}
+        {
+            "network",
+            "rm",
+            "interactive",
+            "allow",
+            "isolation",
+            "runtime",
+            "on_fail",
+            "allow_secret_in_layer",
+            "timeout",
+        }
         | {"user", "workdir", "env", "env_files", "entrypoint", "hostname", "read_only", "tty"}
         | {"add_hosts", "dns", "dns_search", "dns_options", "devices", "volumes"}
         | {"cap_add", "cap_drop"}

@@ -90,8 +90,9 @@ class TerminalProgress:
         self._running.pop(f"step {event.number}", None)
         if event.verdict == "cached":
             self._row("=> CACHED ", event.name, "", "cyan")
-        elif event.verdict == "failed":
-            self._row("=> ERROR ", event.name, f"  {event.seconds:.1f}s", "red")
+        elif event.verdict in {"failed", "canceled"}:
+            word = "ERROR" if event.verdict == "failed" else "CANCELED"
+            self._row(f"=> {word} ", event.name, f"  {event.seconds:.1f}s", "red")
             self._stop()
         else:
             self._row("=> ", event.name, f"  {event.seconds:.1f}s", "green")

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Final, get_args
 
 from imgbuild.errors import UsageError
-from imgbuild.sandbox.failures import IN_CONTAINERS
 from imgbuild.sandbox.idmap import (
     IdMap,
     can_chroot,
@@ -19,18 +18,21 @@ from imgbuild.sandbox.idmap import (
 )
 from imgbuild.sandbox.tiers import Candidate, TierName
 
-# As buildah calls them; its "oci" is another matter.
-_ALIASES: Final = {"chroot": "D", "rootless": "auto"}
+# As buildah and docker call them; buildah's "chroot" is a tier for root and another one for users.
+_ALIASES: Final = {"rootless": "auto", "default": "auto"}
 _NOT_ROOT = "only root with CAP_SYS_CHROOT can change its root without a user namespace"
+_BE_ROOT = "Be root, or take D-userns; chroot means the one that fits."
 
 
 def parse_isolation(text: str) -> str:
     """Return "auto", "oci" or the name of a tier; UsageError for anything else."""
     names: tuple[str, ...] = ("auto", *get_args(TierName), "oci")
-    known = {name.lower(): name for name in names} | _ALIASES
+    chroot = {"chroot": "D" if can_chroot() else "D-userns"}
+    known = {name.lower(): name for name in names} | _ALIASES | chroot
     found = known.get(str(text).lower())
     if found is None:
-        raise UsageError(f"unknown isolation: {text}", hint=f"one of {', '.join(names)}")
+        hint = f"one of {', '.join(names)}; chroot and rootless are understood, too"
+        raise UsageError(f"unknown isolation: {text}", hint=hint)
     return found
 
 
@@ -78,4 +80,4 @@ def _with_less(best: IdMap) -> Iterator[Candidate]:
     if can_chroot():
         yield Candidate("D", kept_ids(), userns=False, nested=False)
     else:
-        yield Candidate("D", single, obstacle=_NOT_ROOT, remedy=IN_CONTAINERS)
+        yield Candidate("D", single, obstacle=_NOT_ROOT, remedy=_BE_ROOT)

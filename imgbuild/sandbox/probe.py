@@ -36,11 +36,15 @@ class Check:
 class Report:
     """What a host allows: `tier` is how RUN steps run, None when they cannot.
 
-    `checks` are of all ways, best first; the first that is possible is taken.
+    `checks` are of all ways, best first; the first that is possible is taken. `network` and `limits`
+    say in words what commands get, `runtimes` are the paths of those for `--isolation=oci`.
     """
 
     tier: Tier | None
     checks: tuple[Check, ...]
+    network: str = ""
+    limits: str = ""
+    runtimes: tuple[str, ...] = ()
 
 
 def probe(store_dir: Path, search_path: str, isolation: str = "auto") -> Report:

@@ -136,7 +136,8 @@ class SandboxSpec:
     """One process in a root of its own.
 
     `argv[0]` is looked up in `env`'s PATH inside the root. `uid`, `gid` and `groups` are container
-    ids. `interactive` passes standard input through; otherwise it is /dev/null. `insecure` gives
+    ids. `interactive` passes standard input through; otherwise it is /dev/null. With `terminal`
+    the streams are a terminal that was made for this command: it gets it. `insecure` gives
     all capabilities (of its user namespace) and no system call filter. `rlimits` are names as
     docker has them with soft and hard limits, -1 for none. `devices` are host paths, the paths in
     the root and some of "rwm". `readonly` lets nothing but mounts be written to. `processors` is
@@ -157,6 +158,7 @@ class SandboxSpec:
     capabilities: tuple[str, ...] = tuple(DEFAULT_CAPABILITIES)
     insecure: bool = False
     interactive: bool = False
+    terminal: bool = False
     readonly: bool = False
     shm_size: int = DEFAULT_SHM_SIZE
     rlimits: tuple[tuple[str, int, int], ...] = ()

@@ -11,7 +11,7 @@ TierName = Literal["A", "C", "D-userns", "D"]
 
 _TITLES: dict[TierName, str] = {
     "A": "in namespaces of their own",
-    "C": "in namespaces of their own, with one user id",
+    "C": "in namespaces of their own",
     "D-userns": "in a user namespace, without mounts",
     "D": "in a changed root, without namespaces",
 }

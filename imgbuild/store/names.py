@@ -148,7 +148,11 @@ class NameStore:
 
         # What all names begin and end with makes none of them similar.
         near = get_close_matches(_short(name), [_short(item) for item in known if item], n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `imgbuild images` for what is there"
+        hint = (
+            f"did you mean {near[0]}?"
+            if near
+            else f"see `imgbuild images` for what is there; imgbuild pull {_short(name)} fetches it"
+        )
         return NameNotFoundError(f"no such image: {name}", hint=hint)
 
 

@@ -116,7 +116,7 @@ def devices_are_nodes_of_this_machine(bench: Bench) -> None:
 @grant
 def a_private_network_has_to_be_made_first(bench: Bench) -> None:
     assert "no network" in failure(lambda: bench.run("true", network="private")).message
-    params = {"kind": "pasta", "program": "/absent/pasta", "dns": False}
+    params = {"kind": "pasta", "program": "/absent/pasta", "names": True}
     problem = failure(lambda: bench.session.request("network", params))
     assert "/absent/pasta" in problem.message
     same(bench.run("true"), (0, ""))

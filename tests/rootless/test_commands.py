@@ -15,6 +15,7 @@ from imgbuild.errors import StepFailedError
 from imgbuild.options import BuildOptions, RunOptions
 from imgbuild.sandbox.session import Running
 from tests.support.command import environment, imgbuild
+from tests.support.users import Who, folder_of, python_as
 
 pytestmark = pytest.mark.rootless
 BASE = ("--build-context", "base=host://sh,cat,echo,ls,id,sleep,touch,env,head,grep,hostname,ln,mv")
@@ -92,6 +93,32 @@ def test_run_with_a_volume(store: Path, tmp_path: Path) -> None:
     assert (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("who", ["subids", "single"])
+def test_plain_users_write_to_a_volume(who: Who, tmp_path: Path) -> None:
+    """Beside the store, which is writable anyway; in a build and by `run`."""
+    code = """
+        import sys
+        from pathlib import Path
+        import imgbuild
+
+        place = Path(sys.argv[1])
+        volume = place / "volume"
+        volume.mkdir()
+        volume.chmod(0o777 if sys.argv[2] == "subids" else 0o700)
+        (place / "Dockerfile").write_text("FROM base\\nRUN echo one > /v/one\\n")
+        given = imgbuild.RunOptions(volumes=(imgbuild.Volume(volume, "/v"),))
+        base = {"base": "host://sh"}
+        same = {"store": place / "store", "network": "host"}
+        imgbuild.build(place, tags=["app"], build_contexts=base, run=given, **same)
+        assert imgbuild.run("app", ["sh", "-c", "echo two > /v/two"], options=given, **same) == 0
+        print((volume / "one").read_text(), (volume / "two").read_text())
+        (volume / "one").unlink()
+    """
+    with folder_of(who, tmp_path) as place:
+        done = python_as(who, code, place, who)
+    assert done.stdout.split() == ["one", "two"]
+
+
 def test_owners_of_a_volume_are_roots_as_they_are(store: Path, tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("not root")
@@ -104,6 +131,48 @@ def test_owners_of_a_volume_are_roots_as_they_are(store: Path, tmp_path: Path) -
     assert "1234 4321" in run(store, *words)
     made = (volume / "new").stat()
     assert (made.st_uid, made.st_gid) == (0, 0)
+
+
+@pytest.mark.parametrize("who", ["self", "subids", "single"])
+def test_a_command_opens_its_own_output_by_name(who: Who, tmp_path: Path) -> None:
+    """As servers do that log to /dev/stdout: it is not theirs, be it a file or a terminal."""
+    code = """
+        import os, sys
+        from pathlib import Path
+        import imgbuild
+
+        place = Path(sys.argv[1])
+        (place / "Dockerfile").write_text("FROM base\\nUSER 7\\n")
+        same = {"store": place / "store", "network": "host"}
+        imgbuild.build(place, tags=["app"], build_contexts={"base": "host://sh"}, **same)
+        script = "echo out > /dev/stdout; echo err > /dev/stderr; echo more"
+        master, terminal = os.openpty()
+        with (place / "said").open("wb") as file:
+            for number, tty in ((file.fileno(), False), (terminal, False), (terminal, True)):
+                streams = (terminal if tty else 0, number, number)
+                command = ["sh", "-c", script]
+                assert imgbuild.run("app", command, streams=streams, tty=tty, **same) == 0
+        seen = (place / "said").read_bytes()
+        while seen.count(b"more") < 3:
+            seen += os.read(master, 100)
+        print(*seen.decode().split())
+    """
+    with folder_of(who, tmp_path) as place:
+        done = python_as(who, code, place)
+    assert done.stdout.split() == ["out", "err", "more"] * 3
+
+
+def test_run_ends_when_nobody_reads(store: Path) -> None:
+    words = ("run", *HOST, "--entrypoint", "sh", "app", "-c", "while echo x; do :; done")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "imgbuild", *words],
+        env=environment({"IMGBUILD_STORE": str(store)}),
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(2) == b"x\n"
+    process.stdout.close()
+    assert process.wait(20) == 141
 
 
 def test_run_may_time_out(store: Path) -> None:
@@ -200,7 +269,7 @@ def test_signals_end_the_step_and_leave_nothing(
         assert below
         before = time.monotonic()
         process.send_signal(number)
-        process.stderr.read()
+        assert b"#2 CANCELED " in process.stderr.read()
         assert process.wait() == status
     assert time.monotonic() - before < 5
     assert [pid for pid in below if Path(f"/proc/{pid}/exe").exists()] == []

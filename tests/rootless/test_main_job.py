@@ -215,3 +215,5 @@ def test_the_network_can_be_shut_off(store: Path, tmp_path: Path) -> None:
 def test_doctor_says_that_run_works(store: Path) -> None:
     done = imgbuild("doctor", store=store)
     assert b"tier A" in done.stdout
+    assert b"network   " in done.stdout
+    assert b"remedy" not in done.stdout, "what is taken is the best there is"

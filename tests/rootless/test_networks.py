@@ -68,7 +68,7 @@ serve(server, socket.SOCK_DGRAM, b"")
 dns = {"pasta": "169.254.1.1", "slirp4netns": "10.0.2.3"}[kind]
 with Bench(Path(place)) as bench:
     bench.finish()
-    params = {"kind": kind, "program": "/usr/bin/" + kind, "dns": server == "127.0.0.53"}
+    params = {"kind": kind, "program": "/usr/bin/" + kind, "names": server == "127.0.0.53"}
     bench.session.keep_network(bench.session.request("network", params)[1][0])
     def run(command):
         return bench.run(f"exec 2>/dev/null; {command}", network="private")[1]
@@ -135,7 +135,7 @@ from tests.support.bench import Bench
 kind, place = sys.argv[1:]
 bench = Bench(Path(place))
 bench.finish()
-params = {"kind": kind, "program": "/usr/bin/" + kind, "dns": True}
+params = {"kind": kind, "program": "/usr/bin/" + kind, "names": True}
 bench.session.keep_network(bench.session.request("network", params)[1][0])
 print("up", flush=True)
 time.sleep(1000)

@@ -147,14 +147,14 @@ echo '{"level":"warning","msg":"careful"}
 
 
 def test_nothing_is_left_of_a_build_that_is_killed(tmp_path: Path) -> None:
-    runtime = _path("crun")
-    code = """
+    runtime, sleep = _path("crun"), f"sleep {100_000 + os.getpid()}"  # of this run of tests
+    code = f"""
         import sys
         from pathlib import Path
         from tests.support.bench import Bench
         bench = Bench(Path(sys.argv[1]), runtimes=(sys.argv[2],))
         bench.finish()
-        running, reading = bench.start("setsid sleep 4711 & echo up; sleep 4711")
+        running, reading = bench.start("setsid {sleep} & echo up; {sleep}")
         import os
         os.read(reading, 3)
         print("up", flush=True)
@@ -162,7 +162,7 @@ def test_nothing_is_left_of_a_build_that_is_killed(tmp_path: Path) -> None:
     """
     done = python_as("self", code, tmp_path, runtime, check=False)
     assert done.stdout == "up\n"
-    found = subprocess.run(["pgrep", "-f", "sleep 4711"], capture_output=True, text=True)
+    found = subprocess.run(["pgrep", "-f", sleep], capture_output=True, text=True)
     assert found.stdout == ""
     with open("/proc/mounts") as mounts:
         assert str(tmp_path) not in mounts.read()

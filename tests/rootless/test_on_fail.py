@@ -149,3 +149,15 @@ def test_the_library_opens_no_shell_unless_it_is_given_streams(place: Path) -> N
     with pytest.raises(StepFailedError):
         build(options, events=events.append)
     assert any("no terminal" in event.message for event in events if isinstance(event, Notice))
+
+
+def test_who_sits_at_a_terminal_is_told_of_the_shell(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM base\nRUN exit 3\n")
+    user = Builder(tmp_path, "--on-fail=stop")
+    user.read_until("hint: --on-fail=shell opens a shell in what a failed step left")
+    assert user.end() == 1
+    user.close()
+    words = ("build", *_BASE, str(tmp_path))
+    done = imgbuild(*words, store=tmp_path / "store", check=False)
+    assert b"exit code: 3" in done.stderr
+    assert b"on-fail" not in done.stderr

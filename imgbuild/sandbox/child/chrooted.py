@@ -54,8 +54,7 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     with naming("cgroup"):
         cgroups.join(spec["lent"])
     adopt_orphans()
-    for fd in fds[1:]:
-        enter.give_pipe(fd, spec["shift"] + spec["uid"], spec["shift"] + spec["gid"])
+    enter.give_streams(fds, spec)
     path = os.fsencode(spec["root"]["path"])
     root = os.open(path, _DIRECTORY)
     aside = _open_aside(path + b".aside")

@@ -175,11 +175,14 @@ def take_ids(ids: tuple[int, int]) -> None:
         os.setresuid(uid, uid, uid)
 
 
-def give_pipe(fd: int, uid: int, gid: int) -> None:
-    """Let the command open its own /dev/stdout, which is this pipe (runc does the same)."""
-    if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        with contextlib.suppress(OSError):
-            os.fchown(fd, uid, gid)
+def give_streams(fds: list[int], spec: wire.Message) -> None:
+    """Let the command open its own /dev/stdout: a pipe, or a terminal of its own (as runc does)."""
+    owner, group = spec["shift"] + spec["uid"], spec["shift"] + spec["gid"]
+    for fd in fds[1:]:
+        own_terminal = spec["terminal"] and os.isatty(fd)
+        if own_terminal or stat.S_ISFIFO(os.fstat(fd).st_mode):
+            with contextlib.suppress(OSError):
+                os.fchown(fd, owner, group)
 
 
 def forget_import_paths() -> None:

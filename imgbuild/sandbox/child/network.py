@@ -49,7 +49,7 @@ def bring_up_loopback() -> None:
 def make(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[int]]:
     """Make a network with a way out by a `program` of some `kind`; give its descriptor.
 
-    `dns` tells whether the program has to answer for this machine's name servers.
+    `names` tells whether the program has to answer for this machine's name servers.
 
     This is a verb of the worker: it runs in a process of its own and may change that. Raises
     `Failed` with what the program said.
@@ -60,10 +60,8 @@ def make(params: dict[str, Any], _fds: list[int]) -> tuple[dict[str, Any], list[
         syscalls.mount(b"tmpfs", _PLACE, b"tmpfs", syscalls.MS_NODEV, b"mode=0700,size=1m")
         _make_namespace()
         namespace = os.open(_NETWORK, os.O_RDONLY | os.O_CLOEXEC)
-    if params["kind"] == "pasta":
-        _start_pasta(params["program"], forward_dns=params["dns"])
-    else:
-        _start_slirp(params["program"])
+    start = {"pasta": _start_pasta, "slirp4netns": _start_slirp}[params["kind"]]
+    start(params["program"], names=params["names"])
     return {}, [namespace]
 
 
@@ -87,17 +85,17 @@ def _make_namespace() -> None:
         raise Failed("network", "no network namespace could be made")
 
 
-def _start_pasta(program: str, *, forward_dns: bool) -> None:
+def _start_pasta(program: str, *, names: bool) -> None:
     """Start pasta, which goes on in the background when it is ready.
 
-    With forwarding, all that this machine's name server says comes from the address for that:
-    those who asked the server itself would wait in vain. So it is for resolvers on loopback alone.
+    Only where it is asked for `names`: whatever this machine's name server answers seems to come
+    from that address then, also to those who asked the server itself.
     """
     arguments = [
         *("--config-net", "--netns-only", "--quiet", "--runas", "0"),
         # Nothing of this machine's loopback is reached, nor reaches in.
         *("--no-map-gw", "-t", "none", "-u", "none", "-T", "none", "-U", "none"),
-        *(("--dns-forward", PASTA_DNS) if forward_dns else ()),
+        *(("--dns-forward", PASTA_DNS) if names else ()),
         *("--netns", os.fsdecode(_NETWORK)),
     ]
     pid, said = _start(program, arguments)
@@ -108,7 +106,7 @@ def _start_pasta(program: str, *, forward_dns: bool) -> None:
         raise Failed("network", _last_words(program, said))
 
 
-def _start_slirp(program: str) -> None:
+def _start_slirp(program: str, *, names: bool) -> None:  # noqa: ARG001  it always answers
     """Start slirp4netns, which writes a byte when it is ready."""
     ready, tell = os.pipe()
     os.set_inheritable(tell, True)

@@ -122,14 +122,14 @@ class _Container:
         self._streams = fds if spec["interactive"] else [self._null, *fds[1:]]
         # A runtime gives them to the user of the container, which this machine's device is not for.
         self._streams = [self._null if _is_null(fd) else fd for fd in self._streams]
-        if os.isatty(fds[0]):
+        if spec["terminal"]:
             self._streams = [self._null] * 3
 
     def run(self, parent: int, shown: list[tuple[str, str]]) -> int:
         syscalls.die_with(parent)
         with naming("proc"):
             _remount_proc()
-        terminal = self._spec["interactive"] and os.isatty(self._fds[0])
+        terminal = self._spec["terminal"]
         document = bundle.config(
             self._spec, shown, root=_ROOT, terminal=terminal, machine=syscalls.MACHINE
         )

@@ -29,7 +29,7 @@ from imgbuild.sandbox.child.enter import (
     change_root,
     end_with,
     forget_import_paths,
-    give_pipe,
+    give_streams,
     map_ids,
     take_ids,
 )
@@ -82,8 +82,7 @@ def _run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     with naming("cgroup"):
         cgroups.join(lent)
     shift = spec["shift"]
-    for fd in fds[1:]:
-        give_pipe(fd, shift + spec["uid"], shift + spec["gid"])
+    give_streams(fds, spec)
     with naming("overlay"):
         root_fd = overlay.mount_root(spec["root"])
     made = mounts.make(spec["mounts"], shift, spec["count"], lent)

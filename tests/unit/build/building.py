@@ -93,7 +93,7 @@ def build(
                 return open_context(context, dockerfile_path)
             return found.open(name)
 
-        rootfs = Rootfs(store, SEARCH_PATH, run.isolation)
+        rootfs = Rootfs(store, SEARCH_PATH, run)
         fresh = frozenset(bases.fresh)
         time = plan.source_date_epoch if clamp is None else clamp
         inputs = BuildInputs(

@@ -3,7 +3,7 @@ from typing import Self
 import pytest
 
 from imgbuild.build import netfiles
-from imgbuild.build.netfiles import hosts, resolver
+from imgbuild.build.netfiles import hosts, needs_helper, resolver
 from imgbuild.options import RunOptions
 
 HOST = "# made by hand\nnameserver 192.0.2.53\nnameserver 192.0.2.54\nsearch corp.example\noptions ndots:2\n"
@@ -66,3 +66,12 @@ def test_no_address_of_this_machine_is_reached_from_a_network_of_its_own(
     assert "192.0.2" not in made
     other = "nameserver 192.0.2.54\n"
     assert resolver(other, RunOptions(), "10.0.2.3") == other
+
+
+def test_the_helper_is_asked_where_name_servers_are_out_of_reach() -> None:
+    """And nowhere else: pasta answers for a server in its own name as soon as it may be asked."""
+    assert needs_helper("nameserver 127.0.0.53\n", RunOptions())
+    assert needs_helper("", RunOptions())
+    assert not needs_helper("nameserver 10.0.0.1\n", RunOptions())
+    assert not needs_helper("nameserver 127.0.0.53\n", RunOptions(dns=("10.0.0.1",)))
+    assert not needs_helper("nameserver 127.0.0.53\n", RunOptions(dns=("none",)))

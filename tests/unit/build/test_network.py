@@ -39,20 +39,10 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def networks(
-    path: str,
-    session: FakeSession,
-    options: RunOptions | None = None,
-    *,
-    loopback: bool = False,
+    path: str, session: FakeSession, options: RunOptions | None = None
 ) -> tuple[Networks, list[str]]:
     told: list[str] = []
-    made = Networks(
-        path,
-        options or RunOptions(),
-        lambda: session,  # type: ignore[arg-type,return-value]
-        told.append,
-        lambda helper: f"nameserver {helper if loopback else '192.0.2.3'}\n",
-    )
+    made = Networks(path, options or RunOptions(), lambda: session, told.append)  # type: ignore[arg-type,return-value]
     return made, told
 
 
@@ -81,13 +71,15 @@ def test_a_network_is_made_once_and_when_needed(programs: str) -> None:
     assert told == []
 
 
-@pytest.mark.parametrize("loopback", [True, False])
-def test_helpers_answer_for_name_servers_on_loopback_alone(programs: str, loopback: bool) -> None:
+@pytest.mark.parametrize(("server", "asked"), [("127.0.0.53", True), ("192.0.2.3", False)])
+def test_helpers_answer_for_name_servers_on_loopback_alone(
+    programs: str, server: str, asked: bool
+) -> None:
     session = FakeSession()
-    made, _ = networks(programs, session, loopback=loopback)
+    made, _ = networks(programs, session, RunOptions(dns=(server,)))
     assert made.choose("default") == "private"
     made.close()
-    assert session.asked[0][1]["dns"] == loopback
+    assert session.asked[0][1]["names"] is asked
 
 
 def test_a_helper_that_fails_means_this_machines_network(programs: str) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from imgbuild import api
 from imgbuild.build.runrequest import settled_run
 from imgbuild.errors import UsageError
 from imgbuild.options import RunOptions, Volume
@@ -41,6 +42,12 @@ def test_volumes_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"allow": ("network.host=x",)}, "unknown entitlement"),
         ({"allow": ("device=",)}, "unknown entitlement"),
         ({"on_fail": "cry"}, "unknown on-fail"),
+        ({"cap_add": "CHOWN"}, "cap_add is one text: 'CHOWN'"),
+        ({"volumes": ".:/v"}, "volumes is one text"),
+        ({"add_hosts": ["db:10.0.0.5"]}, "add_hosts has no pair, but 'db:10.0.0.5'"),
+        ({"add_hosts": {"db": "10.0.0.5"}}, "add_hosts has no pair, but 'db'"),
+        ({"memory": "100m"}, "memory is no number, but '100m'"),
+        ({"timeout": "5m"}, "timeout is no number, but '5m'"),
         ({"add_hosts": (("a b", "1.1.1.1"),)}, "no host name"),
         ({"add_hosts": (("a", "b"),)}, "not an IP address"),
         ({"dns": ("none", "1.1.1.1")}, "not an IP address"),
@@ -66,3 +73,9 @@ def test_what_can_never_be_had_is_refused(given: dict[str, Any], said: str) -> N
     with pytest.raises(UsageError, match=said) as caught:
         settled_run(RunOptions(**given))
     assert caught.value.hint
+
+
+def test_a_command_of_run_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="command is one text: 'id -u'") as caught:
+        api.run("app", "id -u", store=tmp_path)
+    assert caught.value.hint == "give a list: ['id', '-u']"

@@ -387,6 +387,11 @@ def test_sections_name_flags_that_exist() -> None:
         (["--destination", "x"], "-t NAME"),
         (["--memory-swap", "1g", "."], "as much swap"),
         (["--cpuset-cpus", "0", "."], "taskset"),
+        (["--security-opt", "seccomp=unconfined", "."], "a filter of its own"),
+        (["--mount", "type=bind,target=/x", "."], "RUN --mount="),
+        (["--privileged", "."], "--allow security.insecure"),
+        (["-e", "A=b", "."], "--build-arg"),
+        (["--pull=true", "."], "write --pull alone"),
     ],
 )
 def test_flags_of_other_builders_are_answered(
@@ -398,10 +403,54 @@ def test_flags_of_other_builders_are_answered(
     assert "id you mean" not in error
 
 
-def test_no_flag_of_other_builders_is_one_of_ours() -> None:
-    build = command_line.get_command(None, "build")  # type: ignore[arg-type]
-    assert build is not None
-    assert not foreign._HINTS.keys() & {flag for p in build.params for flag in p.opts}
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        (["-d", "app"], "no daemon"),
+        (["-p", "80:80", "app"], "--network=host"),
+        (["--mount", "type=bind,source=.,target=/x", "app"], "-v SOURCE:TARGET"),
+        (["--tmpfs", "/tmp", "app"], "/dev/shm"),
+        (["--on-fail=shell", "app"], "RUN steps"),
+        (["--userns", "host", "app"], "namespaces of their own"),
+    ],
+)
+def test_flags_of_docker_run_are_answered(
+    flags: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *flags]) == 2
+    error = capsys.readouterr().err
+    assert hint in error
+    assert "id you mean" not in error
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("buildx", "leave the word out"), ("bud", "imgbuild build"), ("rmi", "imgbuild rm"),
+        ("version", "--version"), ("biuld", "did you mean build?"), ("xyz", "--help"),
+    ],
+)  # fmt: skip
+def test_commands_of_others_are_answered(
+    command: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "."]) == 2
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["build", "run"])
+def test_no_flag_of_others_is_one_of_ours(name: str) -> None:
+    command = command_line.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    assert not foreign._FLAGS[f"imgbuild {name}"].keys() & {
+        flag for p in command.params for flag in p.opts
+    }
+    assert not foreign._COMMANDS.keys() & COMMANDS.keys()
+
+
+def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["cache"], ["cache", "mount"]):
+        assert main(words) == 0
+        assert capsys.readouterr().out.startswith("Usage: imgbuild cache")
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,9 @@ def test_rows_fit_the_terminal() -> None:
             sink = TerminalProgress(out)
             sink(StepFinished(1, f"[1/2] FROM base@sha256:{'a' * 64}", "cached", 0.0))
             sink(StepFinished(2, f"[2/2] RUN {'x' * 80}", "done", 1.25))
+            sink(StepFinished(3, "[3/3] RUN true", "canceled", 1.25))
         seen = b""
-        while not seen.endswith(b"\n") or seen.count(b"\n") < 2:
+        while not seen.endswith(b"\n") or seen.count(b"\n") < 3:
             seen += os.read(reader, 4096)
         rows = seen.decode().splitlines()
     finally:
@@ -104,4 +105,5 @@ def test_rows_fit_the_terminal() -> None:
     assert [row.split("m", 1)[1].removesuffix("\x1b[0m") for row in rows] == [
         "=> CACHED [1/2] FROM base@sha256:aaaaaa…",
         f"=> [2/2] RUN {'x' * 20}…  1.2s",
+        "=> CANCELED [3/3] RUN true  1.2s",
     ]

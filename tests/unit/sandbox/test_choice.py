@@ -70,16 +70,29 @@ def test_root_of_a_container(host: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("auto", "auto"), ("a", "A"), ("D-USERNS", "D-userns"), ("chroot", "D"), ("rootless", "auto")],
-)
+    [
+        ("auto", "auto"), ("a", "A"), ("D-USERNS", "D-userns"), ("chroot", "D-userns"),
+        ("rootless", "auto"), ("default", "auto"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("host")
 def test_names_of_isolation(text: str, name: str) -> None:
     assert listing.parse_isolation(text) == name
+
+
+def test_chroot_is_what_root_and_users_can_have(host: dict[str, Any]) -> None:
+    assert {one.name for one in listing.candidates("/bin", "chroot")} == {"D-userns"}
+    host["chroot"] = True
+    assert [one.name for one in listing.candidates("/bin", "chroot")] == ["D"]
+    assert not listing.candidates("/bin", "chroot")[0].obstacle
 
 
 def test_an_isolation_that_does_not_exist(host: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="unknown isolation: vm") as caught:
         listing.candidates("/bin", "vm")
-    assert caught.value.hint == "one of auto, A, C, D-userns, D, oci"
+    assert caught.value.hint == (
+        "one of auto, A, C, D-userns, D, oci; chroot and rootless are understood, too"
+    )
 
 
 class _Host:
