@@ -1,37 +1,15 @@
 """RUN --mount, for root and for plain users."""
 
-import functools
-import json
-import tempfile
-from pathlib import Path
-from typing import cast
-
 import pytest
 
 from tests.rootless.mountplays import PLAYS
-from tests.support.users import Who, folder_of, python_as
+from tests.support.users import Who, played
 
 pytestmark = pytest.mark.rootless
-
-
-@functools.cache
-def _results(who: Who) -> dict[str, str]:
-    code = """
-        import sys
-        from pathlib import Path
-        from tests.rootless import mountplays
-        mountplays.main(Path(sys.argv[1]), sys.argv[2:])
-    """
-    with (
-        tempfile.TemporaryDirectory(prefix="imgbuild-mounts-") as spare,
-        folder_of(who, Path(spare)) as place,
-    ):
-        done = python_as(who, code, place, *PLAYS, timeout=300)
-        return cast(dict[str, str], json.loads(done.stdout))
 
 
 @pytest.mark.parametrize("name", PLAYS)
 @pytest.mark.parametrize("who", ["self", "subids", "single"])
 def test_play(who: Who, name: str) -> None:
-    outcome = _results(who)[name]
+    outcome = played(who, "tests.rootless.mountplays", tuple(PLAYS))[name]
     assert not outcome, outcome

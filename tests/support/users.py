@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pytest
 
@@ -63,6 +64,21 @@ def python_as(
     if check and done.returncode != 0:
         raise AssertionError(f"status {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
+
+
+@functools.cache
+def played(who: Who, module: str, names: tuple[str, ...]) -> dict[str, str]:
+    """Let a user play what `main` of a module calls by names; tell of each what was wrong."""
+    code = f"""
+        import sys
+        from pathlib import Path
+        from {module} import main
+        main(Path(sys.argv[1]), sys.argv[2:])
+    """
+    spare = tempfile.TemporaryDirectory(prefix="imgbuild-played-")
+    with spare, folder_of(who, Path(spare.name)) as place:
+        done = python_as(who, code, place, *names, timeout=300)
+    return cast(dict[str, str], json.loads(done.stdout))
 
 
 def as_user(who: Who, command: list[str]) -> list[str]:

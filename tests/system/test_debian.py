@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,15 +24,6 @@ WORKDIR /app
 CMD ["python3","my-app.py"]
 """
 APP = "import os, sys\nprint('hello from', os.getcwd(), sys.version_info[:2] >= (3, 9))\n"
-
-
-@pytest.fixture(scope="module")
-def public() -> Iterator[Path]:
-    """A folder that every user can read; pytest's own are for one."""
-    folder = Path(tempfile.mkdtemp(prefix="imgbuild-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,6 @@
 
 import gzip
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,15 +21,6 @@ RUN useradd -m app && install -d -o app -g www-data -m 2750 /srv/app && cp -a /e
 USER app
 RUN id -un && touch ~/mine /srv/app/shared
 """
-
-
-@pytest.fixture(scope="module")
-def public() -> Iterator[Path]:
-    """A folder that every user can read; pytest's own are for one."""
-    folder = Path(tempfile.mkdtemp(prefix="imgbuild-test-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")
