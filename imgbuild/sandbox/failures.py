@@ -99,6 +99,7 @@ _MEANINGS = {
             "the shell that starts imgbuild (ulimit -H, /etc/security/limits.conf)."
         ),
     ),
+    "landlock": ("the build cannot be kept to its store by Landlock", None),
     "device": ("a device cannot be given to the command", None),
     "cgroup": ("the command cannot join its control group", "Leave the limits out."),
     "stub": ("a mount point cannot be made in the image", None),

@@ -59,7 +59,13 @@ class Stubborn:
         packages = Path(click.__file__).parents[1]
         env = {"PYTHONPATH": f"{PROJECT}:{packages}", "IMGBUILD_STORE": str(self.place / "store")}
         python = users.interpreter(self.who)
-        words = ["env", *(f"{name}={value}" for name, value in env.items()), python]
+        # The tests may run where it is ignored, as under nohup.
+        words = [
+            "env",
+            "--default-signal=HUP",
+            *(f"{name}={value}" for name, value in env.items()),
+            python,
+        ]
         build = ["-m", "imgbuild", "build", "--progress=plain", "-t", "built", *_BASE]
         return as_user(
             self.who, [*words, *build, f"--isolation={self.isolation}", str(self.context)]
