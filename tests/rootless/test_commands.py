@@ -75,6 +75,7 @@ def test_run_takes_what_docker_takes(store: Path, tmp_path: Path) -> None:
 
 def test_run_without_writing(store: Path, tmp_path: Path) -> None:
     command = "touch /x 2>/dev/null || touch /dev/shm/x && echo held"
+    tmp_path.chmod(0o755)
     volume = ("-v", f"{tmp_path}:/new/volume:ro")
     words = ("--read-only", *volume, "-u", "0", "--entrypoint", "sh", "app", "-c", command)
     assert run(store, *words) == "held\n"
