@@ -48,10 +48,7 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext, error: StepFa
             closing(Console(context.streams)) as console,
         ):
             context.events(ShellOpened(context.number, _message(error, shell)))
-            stdin, stdout, stderr = console.streams
-            running = workspace.run(
-                command.spec, stdin=stdin, stdout=stdout, stderr=stderr, lent=command.lent
-            )
+            running = command.start(workspace, console.streams)
             try:
                 with console.joined():
                     return running.wait()

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from imgbuild.build import netfiles
 from imgbuild.build.devices import of_step
@@ -16,9 +17,10 @@ from imgbuild.options import RunOptions
 from imgbuild.sandbox.cgroups import Group, Limits, make_group
 from imgbuild.sandbox.idmap import IdMap
 from imgbuild.sandbox.runtimes import find_runtimes
-from imgbuild.sandbox.session import Session
+from imgbuild.sandbox.session import Running, Session
 from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.sandbox.volumes import IdMapping
+from imgbuild.snapshot.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,11 @@ class Command:
     spec: SandboxSpec
     lent: Mapping[str, int]
     group: Group | None
+
+    def start(self, workspace: Workspace, streams: tuple[int, int, int]) -> Running:
+        """Start it with descriptors of standard input, output and error, which the caller keeps."""
+        stdin, stdout, stderr = streams
+        return workspace.run(self.spec, stdin=stdin, stdout=stdout, stderr=stderr, lent=self.lent)
 
     @property
     def ran_out_of_memory(self) -> bool:
@@ -79,13 +86,15 @@ class Commands:
             named = of_step(devices, self._tell) if devices else ()
             spec = with_options(spec, self.options, self._ids, named, mounts)
             spec = replace(spec, network=self.networks.choose(network, spec.env))
-            spec = replace(spec, runtimes=self._runtimes())
+            spec = replace(spec, runtimes=self.runtimes)
             group = self._group(stack)
             spec = self._stand_in(spec, group.controllers if group else frozenset())
             lent = {f"mount:{target}": fd for target, fd in mounts.items()}
             yield Command(spec, {**lent, **(group.lend() if group else {})}, group)
 
-    def _runtimes(self) -> tuple[str, ...]:
+    @cached_property
+    def runtimes(self) -> tuple[str, ...]:
+        """The OCI runtimes to try, best first; none where imgbuild itself makes the containers."""
         if self.options.isolation != "oci":
             return ()
         return find_runtimes(self.options.runtime, self._search_path)

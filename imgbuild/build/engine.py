@@ -316,12 +316,9 @@ class _Engine:
 
     def _runtimes(self) -> str:
         """Say what makes the containers, if imgbuild does not."""
-        run = self._inputs.run
-        if run.isolation != "oci":
+        found = self._shared_commands(self._roots()).runtimes
+        if not found:
             return ""
-        from imgbuild.sandbox.runtimes import find_runtimes
-
-        found = find_runtimes(run.runtime, self._inputs.rootfs.search_path)
         return f", made by {' or '.join(os.path.basename(path) for path in found)}"
 
     def _run(self, step: RunStep, progress: _Progress, sources: "MountSources | None") -> Layer:

@@ -13,6 +13,7 @@ from imgbuild.sandbox.session import Running
 
 Stream = Literal["stdout", "stderr"]
 
+TIMED_OUT = 124  # the status of what took too long, as timeout(1) has it
 # How much of the last output is kept for an error.
 _TAIL = 64 << 10
 _CHUNK = 64 << 10

@@ -5,13 +5,14 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 
 from imgbuild.build import netfiles, users
 from imgbuild.build.accounts import Accounts
 from imgbuild.build.commands import Command, Commands
 from imgbuild.build.console import Console, Streams, is_possible, write_all
 from imgbuild.build.images import load_image
-from imgbuild.build.output import Pipes, Stream, TimedOut, follow
+from imgbuild.build.output import TIMED_OUT, Pipes, Stream, TimedOut, follow
 from imgbuild.build.platforms import host_platform
 from imgbuild.build.remedies import out_of_memory
 from imgbuild.build.rootfs import Rootfs
@@ -24,8 +25,6 @@ from imgbuild.sandbox.session import Running
 from imgbuild.sandbox.spec import SandboxSpec
 from imgbuild.snapshot.workspace import Workspace
 from imgbuild.store.store import Store
-
-_TIMED_OUT = 124  # as timeout(1) has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +131,7 @@ def _spec(
 def _run(
     workspace: Workspace, command: Command, streams: Streams, timeout: float | None, *, tty: bool
 ) -> int:
-    def start(given: Streams) -> Running:
-        stdin, stdout, stderr = given
-        return workspace.run(
-            command.spec, stdin=stdin, stdout=stdout, stderr=stderr, lent=command.lent
-        )
-
+    start = partial(command.start, workspace)
     if not (tty and is_possible(streams)):
         return _relayed(start, streams, timeout)
     with closing(Console(streams)) as console:
@@ -184,6 +178,6 @@ def _wait(running: Running, timeout: float | None) -> int:
 def _late(timeout: float | None) -> StepFailedError:
     return StepFailedError(
         f"the command timed out after {timeout or 0:g} s",
-        status=_TIMED_OUT,
+        status=TIMED_OUT,
         hint="give it more time with --timeout",
     )

@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from imgbuild.build.output import Pipes, Stream, TimedOut, follow
+from imgbuild.build.output import TIMED_OUT, Pipes, Stream, TimedOut, follow
 from imgbuild.build.remedies import remedy
 from imgbuild.build.runsetup import RunContext, prepared, shown
 from imgbuild.errors import StepFailedError
@@ -12,8 +12,6 @@ from imgbuild.layer.entry import Entry
 from imgbuild.oci.descriptor import Layer
 from imgbuild.plan.model import RunStep
 from imgbuild.snapshot.workspace import Workspace
-
-_TIMED_OUT = 124  # as timeout(1) has it
 
 
 class _Outcome(NamedTuple):
@@ -87,8 +85,7 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext) -> _Outcome:
             prepared(step, workspace, context) as spec,
             commands.ready(spec, step.network, step.devices) as command,
         ):
-            streams = {"stdin": stdin, "stdout": pipes.out_writer, "stderr": pipes.err_writer}
-            running = workspace.run(command.spec, **streams, lent=command.lent)
+            running = command.start(workspace, (stdin, pipes.out_writer, pipes.err_writer))
             pipes.close_writers()
             secrets = context.secrets.lent.values()
             status, tail = follow(running, pipes, show, secrets=secrets, timeout=timeout)
@@ -96,7 +93,7 @@ def _run(step: RunStep, workspace: Workspace, context: RunContext) -> _Outcome:
     except TimedOut as late:
         raise StepFailedError(
             f"process {shown(step)} timed out after {timeout:g} s",
-            status=_TIMED_OUT,
+            status=TIMED_OUT,
             output=late.tail,
             hint="give it more time with --timeout, or see above what it was waiting for",
             span=step.span,

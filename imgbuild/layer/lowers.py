@@ -17,6 +17,11 @@ from imgbuild.layer.marks import is_whiteout
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+def is_stored(name: str) -> bool:
+    """Tell whether a copy on disk has the attribute `name`: of the image, or recorded for it."""
+    return xattrs.keep(name) or name in {recorded.OWNER, recorded.DEVICE}
+
+
 class Found:
     """Something in a lower layer: `mode` and owners are those on disk."""
 
@@ -42,7 +47,7 @@ class Found:
             os.fchown(to, status.st_uid, status.st_gid)
         os.fchmod(to, stat.S_IMODE(status.st_mode))
         for name in os.listxattr(source):
-            if xattrs.keep(name) or name in {recorded.OWNER, recorded.DEVICE}:
+            if is_stored(name):
                 os.setxattr(to, name, os.getxattr(source, name))
         os.utime(to, ns=(status.st_mtime_ns, status.st_mtime_ns))
 

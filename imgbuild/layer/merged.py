@@ -11,11 +11,9 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 
-from imgbuild import recorded
-from imgbuild.layer import xattrs
 from imgbuild.layer.entry import ImagePath
 from imgbuild.layer.inodes import InodeSet
-from imgbuild.layer.lowers import Lowers
+from imgbuild.layer.lowers import Lowers, is_stored
 from imgbuild.layer.owners import Ownership, Status
 from imgbuild.layer.tree import DIRECTORY, Tree, remove_tree
 
@@ -119,7 +117,7 @@ class MergedTree(Tree):
     def _reset(fd: int) -> None:
         """Take from a lower layer's directory what its new description may not have."""
         for name in os.listxattr(fd):
-            if xattrs.keep(name) or name in {recorded.OWNER, recorded.DEVICE}:
+            if is_stored(name):
                 os.removexattr(fd, name)
         status = os.fstat(fd)
         if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):

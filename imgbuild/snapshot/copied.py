@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO, Protocol
 
 from imgbuild.layer.index import encode_entry
 from imgbuild.oci.descriptor import Layer
 from imgbuild.oci.digest import Digest
-from imgbuild.sandbox.session import Running, Session
+from imgbuild.sandbox.session import Session
 from imgbuild.sandbox.spec import (
     BindMount,
     DirectoryRoot,
@@ -135,18 +134,9 @@ class CopiedWorkspace(Workspace):
     def rootfs(self) -> DirectoryRoot:  # type: ignore[override]  # of another kind, as `run` knows
         return DirectoryRoot(str(self._root))
 
-    def run(
-        self,
-        spec: SandboxSpec,
-        *,
-        stdin: int,
-        stdout: int,
-        stderr: int,
-        lent: Mapping[str, int] = MappingProxyType({}),
-    ) -> Running:
+    def _adapted(self, spec: SandboxSpec) -> SandboxSpec:
         self._record()
-        spec = replace(spec, mounts=tuple(map(self._without_layers, spec.mounts)))
-        return super().run(spec, stdin=stdin, stdout=stdout, stderr=stderr, lent=lent)
+        return replace(spec, mounts=tuple(map(self._without_layers, spec.mounts)))
 
     def _without_layers(self, mount: Mount) -> Mount:
         """Make a copy of what would be a mount of layers, for the step to have and to change."""

@@ -5,8 +5,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from imgbuild import recorded
-from imgbuild.layer import xattrs
+from imgbuild.layer.lowers import is_stored
 from imgbuild.snapshot.lower import LowerDirectory, Shown, open_directory, open_file
 
 _MOST_LINKS = 40
@@ -134,7 +133,7 @@ def _copy_file(name: bytes, shown: Shown, at: int, new: bytes) -> None:
 
 def _copy_attributes(source: int, made: int) -> None:
     for name in os.listxattr(source):
-        if xattrs.keep(name) or name in {recorded.OWNER, recorded.DEVICE}:
+        if is_stored(name):
             os.setxattr(made, name, os.getxattr(source, name))
 
 

@@ -79,9 +79,14 @@ class Workspace:
         `lent` is as `Session.run` has it.
         """
         self._maker = (spec.uid, spec.gid)
+        spec = self._adapted(spec)
         files = self._shown_files(private=spec.network == "private")
         spec = replace(spec, root=self.rootfs, mounts=(*files, *spec.mounts))
         return self._session.run(spec, stdin, stdout, stderr, lent)
+
+    def _adapted(self, spec: SandboxSpec) -> SandboxSpec:
+        """Get ready for a command, and give it what this kind of root can do."""
+        return spec
 
     def _shown_files(self, *, private: bool) -> tuple[FileMount, ...]:
         """Give the files of this machine that every command finds in its root."""

@@ -85,7 +85,7 @@ def _try_here(
     control: socket.socket, spec: wire.Message, root: int, found: dict[str, object]
 ) -> NoReturn:
     if spec["tier"] != "D":
-        _enter_namespaces(control, spec, own_network=False)
+        enter.enter_namespaces(control, spec, _NAMESPACES, own_network=False)
     with naming("pivot"):
         _change_root(root)
     _confine(root)
@@ -176,7 +176,8 @@ class _Step:
         syscalls.die_with(parent)
         if self._alone:
             self._become(parent)
-        _enter_namespaces(self._control, spec, own_network=spec["network"] == "none")
+        own_network = spec["network"] == "none"
+        enter.enter_namespaces(self._control, spec, _NAMESPACES, own_network=own_network)
         syscalls.die_with(parent)  # the change of ids disarmed it
         me = os.pidfd_open(os.getpid())
         pid = os.fork()
@@ -240,16 +241,6 @@ def _end_with_parent(parent: int, first: int) -> None:
 
     signal.signal(signal.SIGTERM, end)
     syscalls.tell_of_parent(parent)
-
-
-def _enter_namespaces(control: socket.socket, spec: wire.Message, *, own_network: bool) -> None:
-    flags = _NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0)
-    with naming("unshare"):
-        syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if spec["nested"] else 0))
-    if spec["nested"]:
-        enter.map_ids(control, spec["first"])
-    else:
-        enter.take_ids(spec["first"])
 
 
 def _change_root(root: int) -> None:

@@ -32,6 +32,7 @@ from imgbuild.sandbox.child.failure import Failed, naming
 
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TIOCSCTTY = 0x540E  # asm-generic/ioctls.h
+_NO_STATUS = 125  # as docker has it for what is not the command's fault
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has it
 
 
@@ -143,17 +144,39 @@ def take_streams(fds: list[int], *, interactive: bool) -> None:
     syscalls.close_on_exec_from(3)
 
 
-def end_with(control: socket.socket, command: Callable[[], NoReturn]) -> NoReturn:
-    """Become the command, or say why not."""
+def reporting(control: socket.socket, act: Callable[[], int]) -> int:
+    """Do something and give its status; say over `control` why there is none."""
     try:
-        command()
+        return act()
     except Failed as failed:
         wire.send(control, {"error": failed.to_json()})
-    except BaseException as problem:
+    except BaseException as problem:  # a fault of ours must reach the session as well
         text = f"{type(problem).__name__}: {problem}"
         wire.send(control, {"error": Failed("step", text).to_json()})
+    return _NO_STATUS
+
+
+def end_with(control: socket.socket, act: Callable[[], int]) -> NoReturn:
+    """End this process with the status of something, or say why there is none."""
+    status = _NO_STATUS
+    try:
+        status = reporting(control, act)
     finally:
-        os._exit(125)
+        os._exit(status)
+
+
+def enter_namespaces(
+    control: socket.socket, spec: wire.Message, flags: int, *, own_network: bool
+) -> None:
+    """Enter new namespaces as their first user: a user namespace, too, where steps have their own."""
+    nested = spec["nested"]
+    flags |= syscalls.CLONE_NEWNET if own_network else 0
+    with naming("unshare"):
+        syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if nested else 0))
+    if nested:
+        map_ids(control, spec["first"])
+    else:
+        take_ids(spec["first"])
 
 
 def map_ids(control: socket.socket, first: tuple[int, int]) -> None:

@@ -14,9 +14,6 @@ import json
 import os
 import re
 import socket
-import stat
-from collections.abc import Callable
-from typing import NoReturn
 
 from imgbuild import inroot
 from imgbuild.sandbox.child import (
@@ -31,7 +28,7 @@ from imgbuild.sandbox.child import (
     syscalls,
     wire,
 )
-from imgbuild.sandbox.child.enter import check_user
+from imgbuild.sandbox.child.enter import check_user, end_with, give_streams
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import (
     DIRECTORIES,
@@ -76,7 +73,7 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
         cgroups.join(lent)
     limits.keep_to(spec["processors"])
     _check(spec)
-    _give_pipes(fds, spec)
+    give_streams(fds, spec | {"terminal": False})  # the runtime makes one
     with naming("overlay"):
         root_fd = overlay.mount_root(spec["root"])
     made = mounts.make(spec["mounts"], spec["shift"], spec["count"], lent)
@@ -100,7 +97,7 @@ def run(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int])
     me = os.pidfd_open(os.getpid())
     pid = os.fork()
     if not pid:
-        _finish(control, lambda: _Container(spec, fds).run(me, shown))
+        end_with(control, lambda: _Container(spec, fds).run(me, shown))
     wire.send(control, {"pid": pid})
     for fd in (*fds, *lent.values(), me):
         os.close(fd)
@@ -280,14 +277,6 @@ def _hide_cgroups() -> None:
         os.close(groups)
 
 
-def _give_pipes(fds: list[int], spec: wire.Message) -> None:
-    """Let the command open its own /dev/stdout, which is a pipe."""
-    for fd in fds[1:]:
-        if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            with contextlib.suppress(OSError):
-                os.fchown(fd, spec["shift"] + spec["uid"], spec["shift"] + spec["gid"])
-
-
 def _remount_proc() -> None:
     """Show the numbers of this PID namespace: a runtime writes id maps by them."""
     target = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -333,17 +322,3 @@ def _last_error(log: str) -> str:
         if entry.get("level") in {"error", "fatal"}:
             return str(entry.get("msg", ""))
     return ""
-
-
-def _finish(control: socket.socket, act: Callable[[], int]) -> NoReturn:
-    """End with the status of the command, or say why there is none."""
-    status = 125
-    try:
-        status = act()
-    except Failed as failed:
-        wire.send(control, {"error": failed.to_json()})
-    except BaseException as problem:
-        text = f"{type(problem).__name__}: {problem}"
-        wire.send(control, {"error": Failed("step", text).to_json()})
-    finally:
-        os._exit(status)

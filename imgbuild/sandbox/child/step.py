@@ -28,10 +28,10 @@ from imgbuild.sandbox.child.enter import (
     become,
     change_root,
     end_with,
+    enter_namespaces,
     forget_import_paths,
     give_streams,
-    map_ids,
-    take_ids,
+    reporting,
 )
 from imgbuild.sandbox.child.failure import Failed, naming
 from imgbuild.sandbox.child.filesystems import DIRECTORIES, make_proc, make_root
@@ -53,15 +53,8 @@ def main(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]
     `zygote` is the process to end with. Over `control` go the request for id maps, the pid of
     the command, and what went wrong before there was one.
     """
-    try:
-        way = _by_runtime if spec.get("runtimes") else _run
-        return way(zygote, control, spec, fds)
-    except Failed as failed:
-        wire.send(control, {"error": failed.to_json()})
-    except Exception as problem:  # a fault of ours must reach the session as well
-        text = f"{type(problem).__name__}: {problem}"
-        wire.send(control, {"error": Failed("step", text).to_json()})
-    return 125
+    way = _by_runtime if spec.get("runtimes") else _run
+    return reporting(control, lambda: way(zygote, control, spec, fds))
 
 
 def _by_runtime(zygote: int, control: socket.socket, spec: wire.Message, fds: list[int]) -> int:
@@ -205,12 +198,5 @@ def _supervisor(spec: wire.Message) -> tuple[Supervisor | None, socket.socket, s
 def _enter_namespaces(
     zygote: int, control: socket.socket, spec: wire.Message, *, own_network: bool
 ) -> None:
-    nested = spec["nested"]
-    flags = _NAMESPACES | (syscalls.CLONE_NEWNET if own_network else 0)
-    with naming("unshare"):
-        syscalls.unshare(flags | (syscalls.CLONE_NEWUSER if nested else 0))
-    if nested:
-        map_ids(control, spec["first"])
-    else:
-        take_ids(spec["first"])
+    enter_namespaces(control, spec, _NAMESPACES, own_network=own_network)
     syscalls.die_with_parent(zygote)  # a change of ids disarms it
